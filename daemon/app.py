@@ -1,0 +1,179 @@
+"""The composition root: it alone knows the handlers, makes the parts and starts their tasks."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from daemon import __version__, db, queue, schema
+from daemon.context import Context
+from daemon.db import DAEMON_SESSION, UNREACHABLE, Connection, Pool
+from daemon.engines import Engines
+from daemon.errors import DatabaseUnavailable
+from daemon.ledger import Ledger
+from daemon.listener import Beat, Listener
+from daemon.log import get_logger
+from daemon.metrics import Metrics
+from daemon.settings import Settings
+from daemon.timers import Sweep, Timers, keep_leases
+from daemon.transport import open_session
+from daemon.worker import Limits, Worker
+from handlers import leads, registry, sweep
+from handlers.pipeline import Pipeline
+
+log = get_logger("app")
+SETTLES_SINCE = {"synchronous_commit": "off"}  # a claim that the server forgets merely becomes available again
+
+
+async def prepare(conn: Connection, pipelines: tuple[Pipeline, ...] = registry.PIPELINES) -> None:
+    """Make the schema in an empty database, refuse an outdated one, and write the declared pipelines."""
+    await schema.create_schema(conn)
+    await schema.require_current(conn)
+    await leads.sync(conn, pipelines)
+
+
+@dataclass(slots=True)
+class Daemon:
+    """One daemon: its parts, and how they start and stop together."""
+
+    settings: Settings
+    dsn: str
+    listen_dsn: str
+    pipelines: tuple[Pipeline, ...] = registry.PIPELINES
+    metrics: Metrics = field(default_factory=lambda: Metrics(__version__))
+    pool: Pool = field(init=False)
+    worker: Worker = field(init=False)
+    listener: Listener = field(init=False)
+    timers: Timers = field(init=False)
+    sweep: Sweep = field(init=False)
+    ledger: Ledger = field(init=False)
+    engines: Engines = field(init=False)
+    _tasks: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)
+    _stop: asyncio.Event = field(default_factory=asyncio.Event)
+    _connected: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @asynccontextmanager
+    async def assembled(self) -> AsyncIterator["Daemon"]:
+        """Everything made, nothing started."""
+        s = self.settings
+        self.pool = Pool(self.dsn, s.pool.size)
+        claims = Pool(self.dsn, 2, session={**DAEMON_SESSION, **SETTLES_SINCE})
+        self.ledger = Ledger(self.pool, s.timezone)
+        async with open_session() as session:
+            self.engines = Engines(s.engines, self.ledger, self.metrics, session, s.dry_run)
+            kinds = registry.kinds(registry.by_name(self.pipelines))
+            limits = Limits(s.worker.concurrency, s.worker.batch, s.worker.lease_s)
+            context = Context(self.engines, s)
+            self.worker = Worker(claims, self.pool, kinds, self.metrics, limits, context, self._spawn, uuid4())
+            self.sweep = Sweep(self.pool, sweep.steps(s, self.metrics), self.metrics)
+            self.timers = Timers(self.pool, {"sweep": self._sweep, "daily": self._daily}, self.metrics)
+            beat = Beat(s.worker.pulse_s, s.worker.takeover_s, s.listener.probe_timeout_s, s.listener.poll_only)
+            self.listener = Listener(
+                self.listen_dsn, self.worker, self.metrics, beat, self._heard, self.timers.look, self.pool.doubt
+            )
+            self.worker.healthy = lambda: self.listener.healthy
+            try:
+                yield self
+            finally:
+                self.pool.close()
+                claims.close()
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        return self._tasks.create_task(coroutine)
+
+    def _heard(self) -> None:
+        """Connected (again): what was said meanwhile is found by a sweep."""
+        self._connected.set()
+        self.timers.ask("sweep")
+        self.worker.wake()
+
+    async def _sweep(self) -> None:
+        await self.sweep.run()
+        self.worker.wake()
+
+    async def _daily(self) -> None:
+        async with self.pool.acquire() as conn:
+            stale = await sweep.find_stale(conn, 30)
+            pruned = await queue.prune_log(conn, self.settings.history.retention_days)
+        log.info("daily job", stale_leads=stale, log_rows_pruned=pruned)
+        self.worker.wake()
+
+    # -- running
+
+    async def open_database(self, *, wait: bool = True) -> None:
+        """Prepare the database; while it is away, wait for it (or not)."""
+        tries = 0
+        while True:
+            try:
+                conn = await db.connect(self.dsn)
+                break
+            except DatabaseUnavailable as error:
+                if not wait:
+                    raise
+                if tries in (0, 10):
+                    log.warning("waiting for the database", error=str(error))
+                tries += 1
+                await asyncio.sleep(min(0.2 * tries, 2.0))
+        try:
+            await prepare(conn, self.pipelines)
+            await self._seed_schedules(conn)
+        finally:
+            await conn.close()
+
+    async def _seed_schedules(self, conn: Connection) -> None:
+        from daemon.timers import SQL  # noqa: PLC0415
+
+        for name, cron in (("sweep", self.settings.sweep.cron), ("daily", self.settings.jobs.daily)):
+            await conn.execute(SQL["seed_schedule"], name, cron, self.settings.timezone)
+
+    async def run(self, extras: tuple[Coroutine[Any, Any, None], ...] = ()) -> None:
+        """Run until SIGTERM or SIGINT, then stop claiming, finish within the grace and give back the rest."""
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self._stop.set)
+        async with self._tasks:
+            started = [self._spawn(part) for part in (*self._parts(), *extras)]
+            await self._stop.wait()
+            log.info("stopping", running=len(self.worker.running))
+            await self.worker.stop(self.settings.shutdown_grace_s)
+            await self.listener.sign_off()
+            for task in started:
+                task.cancel()
+        log.info("stopped")
+
+    def _parts(self) -> tuple[Coroutine[Any, Any, None], ...]:
+        return (
+            self.listener.run(),
+            self.timers.run(),
+            self._work(self.worker.deciding),
+            self._work(self.worker.calling),
+            self.worker.committer.run(),
+            self.ledger.reservations.run(),
+            self.ledger.settlements.run(),
+            keep_leases(self.worker, self.pool, self.settings.worker.lease_s),
+        )
+
+    async def _work(self, lane: Any) -> None:
+        await self._connected.wait()
+        await self.worker.run(lane)
+
+    def stop(self) -> None:
+        """Ask for an orderly end."""
+        self._stop.set()
+
+    async def once(self) -> int:
+        """Fire what is due, sweep, drain what can be claimed; no port, no listener. The number of tasks attempted."""
+        async with self._tasks:
+            started = [self._spawn(p) for p in (self.ledger.reservations.run(), self.ledger.settlements.run())]
+            await self.timers.fire()
+            await self.sweep.run()
+            attempted = await self.worker.drain()
+            for task in started:
+                task.cancel()
+        return attempted
+
+
+__all__ = ["UNREACHABLE", "Daemon", "prepare"]

@@ -1,0 +1,160 @@
+"""Writes outcomes: as many as are at hand in one transaction, and one by one when such a batch fails.
+
+An outcome whose subject is locked by somebody else waits here, without being executed again; one that the
+database refuses becomes a failure of its own task. Neither harms the others.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncpg
+
+from daemon import queue
+from daemon.db import RECONNECT_S, UNREACHABLE, Pool
+from daemon.log import get_logger
+from daemon.metrics import Metrics
+from daemon.outcome import Done, Fail
+from daemon.queue import Attempted, Kinds, Written
+
+LARGEST_BATCH = 1000
+LOCKED_AGAIN_S = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
+BUSY = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+
+log = get_logger("committer")
+
+
+@dataclass(slots=True)
+class Waiting:
+    """An outcome whose subject is locked, and how often it has been tried."""
+
+    attempted: Attempted
+    tries: int = 0
+
+
+@dataclass(slots=True)
+class Committer:
+    """Owns the outcomes at hand between the handlers' end and the commit."""
+
+    pool: Pool
+    kinds: Kinds
+    metrics: Metrics
+    on_written: Callable[[Sequence[Attempted]], None]
+    _at_hand: list[Attempted] = field(default_factory=list)
+    _locked: dict[int, Waiting] = field(default_factory=dict)
+    _offered: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def offer(self, attempts: Sequence[Attempted]) -> None:
+        """Take over outcomes; they are committed as soon as the transaction before is."""
+        self._at_hand.extend(attempts)
+        self._offered.set()
+
+    @property
+    def backlog(self) -> int:
+        return len(self._at_hand) + len(self._locked)
+
+    def drop(self, tasks: set[int]) -> None:
+        """Forget outcomes whose lease is known to be gone."""
+        self._at_hand = [a for a in self._at_hand if a[0].id not in tasks]
+        self._locked = {i: w for i, w in self._locked.items() if i not in tasks}
+
+    async def run(self) -> None:
+        """Commit until cancelled."""
+        while True:
+            await self._offered.wait()
+            self._offered.clear()
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Commit everything at hand; locked ones come back by themselves."""
+        while self._at_hand:
+            batch, self._at_hand = self._at_hand[:LARGEST_BATCH], self._at_hand[LARGEST_BATCH:]
+            try:
+                await self._commit(batch)
+            except asyncio.CancelledError:
+                self._at_hand = batch + self._at_hand
+                raise
+
+    async def _commit(self, batch: list[Attempted]) -> None:
+        try:
+            self._written(await self._write_surely(batch))
+        except asyncpg.PostgresError as error:
+            if len(batch) > 1:
+                log.info("batch refused, committing one by one", size=len(batch), error=str(error))
+            for attempt in batch:
+                await self._commit_one(attempt)
+
+    async def _commit_one(self, attempt: Attempted) -> None:
+        try:
+            written = await self._write_surely([attempt])
+        except BUSY:
+            written = Written(locked=[attempt])
+        except asyncpg.PostgresError as error:
+            if not isinstance(attempt[1], Done):
+                raise
+            log.warning("outcome refused by the database", task=attempt[0].id, kind=attempt[0].kind, error=str(error))
+            written = await self._write_surely([(attempt[0], Fail(f"outcome refused: {error}"))])
+        self._written(written)
+
+    async def _write_surely(self, batch: list[Attempted]) -> Written:
+        """Write through lost connections: the fence makes a repeated write harmless."""
+        tries = 0
+        while True:
+            try:
+                return await self._write(batch, again=tries > 0)
+            except UNREACHABLE as error:
+                if tries == 0:
+                    log.info("database connection lost while committing", error=str(error))
+                await asyncio.sleep(RECONNECT_S[min(tries, len(RECONNECT_S) - 1)])
+                tries += 1
+
+    async def _write(self, batch: list[Attempted], *, again: bool) -> Written:
+        async with self.pool.acquire() as conn:
+            async with conn.transaction():
+                written = await queue.write(conn, self.kinds, batch)
+            if again and written.lost:
+                mine = await queue.settled_already(conn, written.lost)
+                written.settled += [a for a in written.lost if a[0].id in mine]
+                written.lost = [a for a in written.lost if a[0].id not in mine]
+            return written
+
+    def _written(self, written: Written) -> None:
+        for attempt in written.locked:
+            self._wait_for_lock(attempt)
+        for outcome, attempts in (
+            ("done", written.settled), ("retry", written.retried), ("dead", written.dead), ("lost", written.lost)
+        ):  # fmt: skip
+            self._ended(outcome, attempts)
+
+    def _ended(self, outcome: str, attempts: Sequence[Attempted]) -> None:
+        for task, came_to in attempts:
+            self._locked.pop(task.id, None)
+            self.metrics.tasks.labels(task.kind, outcome).inc()
+            if outcome in ("retry", "dead"):
+                why = getattr(came_to, "error", None) or getattr(came_to, "reason", "")
+                level = log.error if outcome == "dead" else log.info
+                level(f"task {outcome}", task=task.id, kind=task.kind, key=task.key, attempt=task.attempt, reason=why)
+            elif outcome == "done":
+                log.debug("task done", task=task.id, kind=task.kind, key=task.key, attempt=task.attempt,
+                          reason=getattr(came_to, "reason", ""))  # fmt: skip
+            else:
+                self.metrics.leases_lost.inc()
+                log.warning("outcome discarded: its lease is gone", task=task.id, kind=task.kind, attempt=task.attempt)
+        if attempts:
+            self.on_written(attempts)
+
+    def _wait_for_lock(self, attempt: Attempted) -> None:
+        waiting = self._locked.setdefault(attempt[0].id, Waiting(attempt))
+        delay = LOCKED_AGAIN_S[min(waiting.tries, len(LOCKED_AGAIN_S) - 1)]
+        waiting.tries += 1
+        asyncio.get_running_loop().call_later(delay, self._try_again, attempt)
+
+    def _try_again(self, attempt: Attempted) -> None:
+        if attempt[0].id in self._locked:
+            self.offer([attempt])
+
+    @property
+    def locked(self) -> list[Any]:
+        """The tasks whose outcome waits for somebody else's lock."""
+        return [w.attempted[0] for w in self._locked.values()]

@@ -1,0 +1,188 @@
+"""Connections to Postgres: hosts, pool, codecs, and the named statements of the `sql/` folders."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from importlib import resources
+from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import asyncpg
+import orjson
+
+from daemon.errors import DatabaseUnavailable
+
+if TYPE_CHECKING:
+    Connection: TypeAlias = asyncpg.Connection[Any]
+else:
+    Connection = asyncpg.Connection  # generic in its stubs only
+
+CONNECT_TIMEOUT_S = 4.0
+"""Per host. Hosts are walked one by one: asyncpg's own walk shares one time-out and stops at "starting up"."""
+
+DISCONNECTED = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.ReadOnlySQLTransactionError,  # the connection sits on a demoted primary
+    asyncpg.TooManyConnectionsError,
+    TimeoutError,
+)
+"""What says that the connection is at fault, not the statement."""
+
+UNREACHABLE = (*DISCONNECTED, DatabaseUnavailable)
+RECONNECT_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+"""Pauses between tries to reach the database again."""
+
+DAEMON_SESSION = {
+    "application_name": "orchestrator",
+    "timezone": "UTC",
+    "orchestrator.quiet": "on",  # the daemon wakes itself; its peers see its follow-up tasks at their pulse
+    # A queue that is mostly empty has statistics that say so, and the next burst would meet a plan for no rows.
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+    "lock_timeout": "2s",
+    "idle_in_transaction_session_timeout": "60s",
+}
+
+
+class Statements(Mapping[str, str]):
+    """The named statements of one `.sql` file: blocks that begin with `-- name: NAME`."""
+
+    def __init__(self, package: str, file: str) -> None:
+        text = resources.files(package).joinpath("sql", file).read_text(encoding="utf-8")
+        blocks = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)[1:]
+        self._texts = {name: body.strip() for name, body in zip(blocks[::2], blocks[1::2], strict=True)}
+
+    def __getitem__(self, name: str) -> str:
+        return self._texts[name]
+
+    def __iter__(self) -> Any:
+        return iter(self._texts)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+
+def _decode_jsonb(raw: bytes) -> Any:
+    return orjson.loads(memoryview(raw)[1:])
+
+
+def _encode_jsonb(value: Any) -> bytes:
+    return b"\x01" + orjson.dumps(value, default=str)
+
+
+async def set_codecs(conn: Connection) -> None:
+    """Let jsonb travel as Python values (binary format: a version byte, then the text)."""
+    await conn.set_type_codec(
+        "jsonb", schema="pg_catalog", format="binary", encoder=_encode_jsonb, decoder=_decode_jsonb
+    )
+
+
+def hosts_of(dsn: str) -> list[str]:
+    """One DSN per host of a DSN that may list several (`postgresql://h1:5432,h2:5432/db`)."""
+    parts = urlsplit(dsn)
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    prefix = f"{credentials}@" if credentials else ""
+    query = [(k, v) for k, v in parse_qsl(parts.query) if k != "target_session_attrs"]
+    queries = [
+        [*[p for p in query if p[0] != "host"], ("host", h)] for k, v in query if k == "host" for h in v.split(",")
+    ]
+    return [
+        urlunsplit(parts._replace(netloc=prefix + host, query=urlencode(q)))
+        for host in hosts.split(",")
+        for q in (queries or [query])
+    ]
+
+
+async def _connect_writable(dsn: str, options: dict[str, Any]) -> Connection:
+    conn: Connection = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_S, **options)
+    try:
+        if await conn.fetchval("SELECT pg_is_in_recovery()", timeout=CONNECT_TIMEOUT_S):
+            raise DatabaseUnavailable("is a standby")
+        await set_codecs(conn)
+    except BaseException:
+        conn.terminate()
+        raise
+    return conn
+
+
+async def connect(dsn: str, *, session: Mapping[str, str] | None = None, pgbouncer: bool = False) -> Connection:
+    """A connection to the first host that is a writable primary."""
+    options: dict[str, Any] = {
+        "command_timeout": 60,
+        "server_settings": {"search_path": "orchestrator", **(session or {})},
+    }
+    if pgbouncer:
+        options |= {"statement_cache_size": 0}
+    why = []
+    for host_dsn in hosts_of(dsn):
+        try:
+            return await _connect_writable(host_dsn, options)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, DatabaseUnavailable, TimeoutError) as error:
+            why.append(f"{display(host_dsn)}: {str(error) or type(error).__name__}")
+    raise DatabaseUnavailable("can't reach Postgres: " + "; ".join(why))
+
+
+def display(dsn: str) -> str:
+    """The DSN as it may be shown: without its password."""
+    parts = urlsplit(dsn)
+    netloc = re.sub(r":[^:@]*@", "@", parts.netloc)
+    query = urlencode([(k, v) for k, v in parse_qsl(parts.query) if k != "password"], safe="/")
+    return urlunsplit(parts._replace(netloc=netloc, query=query))
+
+
+class Pool:
+    """A few connections that heal: a broken one is thrown away and made anew at its next use."""
+
+    def __init__(self, dsn: str, size: int, *, session: Mapping[str, str] = DAEMON_SESSION) -> None:
+        self._dsn, self._session = dsn, session
+        self._free: list[Connection] = []
+        self._lent: set[Connection] = set()
+        self._slots = asyncio.Semaphore(size)
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Connection]:
+        """Lend a connection; one that failed inside, or was cancelled in mid-transaction, never comes back."""
+        async with self._slots:
+            conn = await self._take()
+            self._lent.add(conn)
+            try:
+                yield conn
+            except DISCONNECTED:
+                conn.terminate()
+                raise
+            finally:
+                self._lent.discard(conn)
+                self._give_back(conn)
+
+    async def _take(self) -> Connection:
+        while self._free:
+            conn = self._free.pop()
+            if not conn.is_closed():
+                return conn
+        return await connect(self._dsn, session=self._session)
+
+    def _give_back(self, conn: Connection) -> None:
+        if conn.is_closed() or conn.is_in_transaction():
+            conn.terminate()
+        else:
+            self._free.append(conn)
+
+    def doubt(self) -> None:
+        """The path to the server is in doubt (a half-open connection never errs by itself): begin anew everywhere."""
+        self.close()
+        for conn in self._lent:
+            conn.terminate()
+
+    def close(self) -> None:
+        """Drop what is idle; connections that are lent out end with their borrower."""
+        while self._free:
+            self._free.pop().terminate()

@@ -1,0 +1,142 @@
+"""The only way to an engine: reserve in the ledger, call, settle in the ledger."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from secrets import token_hex
+from typing import Any
+from uuid import UUID
+
+import aiohttp
+
+from daemon.answers import Answer, Answered, Failed, Unknown, charge
+from daemon.ledger import Doubtful, Ended, Gate, Intent, Known, Ledger, Refused
+from daemon.log import get_logger
+from daemon.metrics import Metrics
+from daemon.outcome import Fail, Snooze
+from daemon.settings import EngineSettings
+from daemon.task import Task
+from daemon.transport import Engine
+
+log = get_logger("engines")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a handler wants of an engine. `cause` names the effect; with the task's round it is the Idempotency-Key."""
+
+    engine: str
+    operation: str
+    body: Mapping[str, Any]
+    cause: str
+    lead_id: UUID | None = None
+    run_id: UUID | None = None
+    campaign_id: UUID | None = None
+    estimate: Decimal | None = None
+    timeout_s: float | None = None
+    url: str | None = None
+    method: str = "POST"
+    prompt: str = ""
+    gate: Gate | None = None
+    item: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Not called: a gate, a budget or the dry run forbade it; `until` when it may be tried again, if that is known."""
+
+    reason: str
+    until: datetime | None = None
+
+
+@dataclass(slots=True)
+class Engines:
+    """Every configured engine behind one ledger."""
+
+    configured: Mapping[str, EngineSettings]
+    ledger: Ledger
+    metrics: Metrics
+    session: aiohttp.ClientSession
+    dry_run: bool = False
+    _engines: dict[str, Engine] = field(default_factory=dict)
+
+    def known(self, name: str) -> bool:
+        """Whether the engine has a URL or a command."""
+        return name in self.configured and self.configured[name].configured
+
+    async def call(self, task: Task, call: Call) -> Answer | Skipped:
+        """One call under its key: made at most once, unless the engine honours the key."""
+        if not self.known(call.engine):
+            return Failed(f"engine {call.engine} is not configured", retryable=False)
+        if self.dry_run:
+            return Skipped("dry run")
+        intent = self._intent(task, call)
+        reservation = await self.ledger.reserve(intent)
+        if isinstance(reservation, Known):
+            return Answered(reservation.result, reservation.http_status)
+        if isinstance(reservation, Doubtful):
+            return Unknown(reservation.error)
+        if isinstance(reservation, Refused):
+            return Skipped(reservation.reason, reservation.until)
+        return await self._make(intent, call)
+
+    def as_outcome(self, engine: str, answer: Failed | Unknown | Skipped) -> Fail | Snooze:
+        """What a call that brought no result means for its task; only an engine that honours the key is asked again."""
+        match answer:
+            case Failed(error, retryable, after_s, _):
+                return Fail(error, retryable, after_s)
+            case Unknown(error, _):
+                return Fail(error, retryable=self.configured[engine].idempotent, unknown=True)
+            case Skipped(reason, until):
+                return Fail(reason, retryable=False) if until is None else Snooze(until, reason)
+
+    def _intent(self, task: Task, call: Call) -> Intent:
+        settings = self.configured[call.engine]
+        key = call.cause if task.round == 0 else f"{call.cause}#{task.round}"
+        return Intent(
+            engine=call.engine, operation=call.operation, key=key, lease_id=task.lease_id, task_id=task.id,
+            cost=settings.cost_per_call if call.estimate is None else call.estimate,
+            lead_id=call.lead_id, run_id=call.run_id, campaign_id=call.campaign_id,
+            repeatable=settings.idempotent, daily_budget=settings.daily_budget, gate=call.gate, item=call.item,
+        )  # fmt: skip
+
+    async def _make(self, intent: Intent, call: Call) -> Answer:
+        began = time.perf_counter()
+        answer = await self._engine(call.engine).call(
+            call.operation, call.body, key=intent.key, traceparent=_traceparent(), timeout_s=call.timeout_s,
+            method=call.method, url=call.url, prompt=call.prompt,
+        )  # fmt: skip
+        seconds = time.perf_counter() - began
+        ended = _ended(intent, answer, seconds)
+        self._measure(intent, ended, seconds)
+        if not await self.ledger.settle(ended):
+            log.warning("late answer", engine=intent.engine, idempotency_key=intent.key, status=ended.status)
+        return answer
+
+    def _engine(self, name: str) -> Engine:
+        if name not in self._engines:
+            self._engines[name] = Engine(self.configured[name], self.session)
+        return self._engines[name]
+
+    def _measure(self, intent: Intent, ended: Ended, seconds: float) -> None:
+        self.metrics.engine_calls.labels(intent.engine, ended.status).inc()
+        self.metrics.engine_seconds.labels(intent.engine).observe(seconds)
+        self.metrics.engine_cost.labels(intent.engine).inc(float(ended.cost))
+
+
+def _ended(intent: Intent, answer: Answer, seconds: float) -> Ended:
+    ms = seconds * 1000
+    match answer:
+        case Answered(result, status):
+            return Ended(intent.key, "ok", charge(result, intent.cost).cost, status, ms, None, result)
+        case Failed(error, _, _, status):
+            return Ended(intent.key, "failed", Decimal(0), status, ms, error)
+        case Unknown(error, status):
+            return Ended(intent.key, "unknown", intent.cost, status, ms, error)
+
+
+def _traceparent() -> str:
+    """W3C trace context: a new trace per call."""
+    return f"00-{token_hex(16)}-{token_hex(8)}-01"

@@ -1,0 +1,271 @@
+"""The ledger of engine calls: a reservation is committed before its call goes out, and settled after it.
+
+One key is one effect. A key that is settled `ok` is answered from here; one that an earlier attempt left
+reserved may have had its effect, and only an engine that honours the key is asked again.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any, Protocol, TypeVar
+from uuid import UUID
+
+import asyncpg
+
+from daemon.db import RECONNECT_S, UNREACHABLE, Connection, Pool, Statements
+from daemon.grouped import Grouped
+
+SQL = Statements("daemon", "ledger.sql")
+T = TypeVar("T")
+
+
+class Gate(Protocol):
+    """Asked inside the reservation, in its transaction: what may not go out now, and why."""
+
+    async def admit(self, conn: Connection, items: Sequence[Any]) -> Sequence[str | None]:
+        """For each item None, or the reason why its call may not be made. May write, e.g. that it is going out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A call that somebody wants to make."""
+
+    engine: str
+    operation: str
+    key: str
+    cost: Decimal
+    lease_id: UUID
+    task_id: int | None = None
+    lead_id: UUID | None = None
+    run_id: UUID | None = None
+    campaign_id: UUID | None = None
+    repeatable: bool = False
+    daily_budget: Decimal | None = None
+    gate: Gate | None = None
+    item: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """Go ahead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """It was made and answered before."""
+
+    result: dict[str, Any]
+    http_status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Doubtful:
+    """It may have been made before, and its engine can't be asked again."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """It may not be made now: `until` when it may, if that is known."""
+
+    reason: str
+    until: datetime | None = None
+
+
+Reservation = Reserved | Known | Doubtful | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """The budget's day in the business's zone, and when the next one begins."""
+
+    today: date | None
+    tomorrow: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What a call came to."""
+
+    key: str
+    status: str
+    cost: Decimal
+    http_status: int | None
+    duration_ms: float
+    error: str | None = None
+    result: Mapping[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Reserves and settles in groups, each group one transaction."""
+
+    pool: Pool
+    timezone: str
+    reservations: Grouped[Intent, Reservation] = field(init=False)
+    settlements: Grouped[Ended, bool] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.reservations = Grouped(self._reserve_surely, (asyncpg.PostgresError,))
+        self.settlements = Grouped(self._settle_surely, (asyncpg.PostgresError,))
+
+    async def reserve(self, intent: Intent) -> Reservation:
+        """Put the call on record, unless something forbids it or it was made before."""
+        return await self.reservations.submit(intent)
+
+    async def settle(self, ended: Ended) -> bool:
+        """Record how it ended; False if the ledger had given it up in the meantime (a late answer)."""
+        return await self.settlements.submit(ended)
+
+    async def _reserve_surely(self, intents: Sequence[Intent]) -> Sequence[Reservation]:
+        return await self._surely(lambda conn: self._reserve(conn, intents))
+
+    async def _settle_surely(self, ended: Sequence[Ended]) -> Sequence[bool]:
+        return await self._surely(lambda conn: self._settle(conn, ended))
+
+    async def _surely(self, write: Callable[[Connection], Awaitable[T]]) -> T:
+        """In one transaction, through lost connections: both writes may be repeated."""
+        tries = 0
+        while True:
+            try:
+                async with self.pool.acquire() as conn, conn.transaction():
+                    return await write(conn)
+            except (*UNREACHABLE, asyncpg.DeadlockDetectedError):
+                await asyncio.sleep(RECONNECT_S[min(tries, len(RECONNECT_S) - 1)])
+                tries += 1
+
+    # -- reserving
+
+    async def _reserve(self, conn: Connection, intents: Sequence[Intent]) -> Sequence[Reservation]:
+        day = await self._day(conn, intents)
+        verdicts = await self._from_ledger(conn, intents)
+        for rule in (self._by_budgets, self._by_gates):  # gates last: they may write that it is going out
+            open_ = [i for i in intents if i.key not in verdicts]
+            verdicts |= await rule(conn, open_, day)
+        going = [i for i in intents if i.key not in verdicts]
+        if going:
+            await self._insert(conn, going, day)
+        return [verdicts.get(i.key, Reserved()) for i in intents]
+
+    async def _day(self, conn: Connection, intents: Sequence[Intent]) -> Day:
+        if all(i.daily_budget is None for i in intents):
+            return Day(None, None)
+        row = await conn.fetchrow(SQL["today"], self.timezone)
+        return Day(row["day"], row["tomorrow"]) if row else Day(None, None)
+
+    async def _from_ledger(self, conn: Connection, intents: Sequence[Intent]) -> dict[str, Reservation]:
+        rows = {r["idempotency_key"]: r for r in await conn.fetch(SQL["known"], [i.key for i in intents])}
+        found = {i.key: (i, rows[i.key]) for i in intents if i.key in rows and rows[i.key]["status"] != "failed"}
+        verdicts = {key: _verdict(intent, row) for key, (intent, row) in found.items()}
+        doubtful = [key for key, verdict in verdicts.items() if isinstance(verdict, Doubtful)]
+        if doubtful:
+            changed = await conn.fetch(SQL["doubt"], doubtful)
+            await _add(conn, [_moved(r, r["reserved_cost"]) for r in changed if r["budget_day"]])
+        again = [row for key, (_, row) in found.items() if verdicts[key] is None]
+        await _add(conn, [_refund(r) for r in again if r["budget_day"]])
+        return {key: verdict for key, verdict in verdicts.items() if verdict is not None}
+
+    async def _by_gates(self, conn: Connection, intents: Sequence[Intent], _: Day) -> dict[str, Reservation]:
+        verdicts: dict[str, Reservation] = {}
+        for gate in {id(i.gate): i.gate for i in intents if i.gate is not None}.values():
+            its = [i for i in intents if i.gate is gate]
+            reasons = await gate.admit(conn, [i.item for i in its])
+            verdicts |= {i.key: Refused(why) for i, why in zip(its, reasons, strict=True) if why is not None}
+        return verdicts
+
+    async def _by_budgets(self, conn: Connection, intents: Sequence[Intent], day: Day) -> dict[str, Reservation]:
+        limited = [i for i in intents if i.daily_budget is not None]
+        if not limited:
+            return {}
+        scopes = sorted({_scope(i.engine) for i in limited})
+        await conn.execute(SQL["open_counters"], scopes, day.today)
+        used = {r["scope"]: r["used"] for r in await conn.fetch(SQL["lock_counters"], scopes, day.today)}
+        verdicts: dict[str, Reservation] = {}
+        for intent in limited:
+            total = used[_scope(intent.engine)] + intent.cost
+            if intent.daily_budget is not None and total > intent.daily_budget:
+                verdicts[intent.key] = Refused(f"the daily budget of engine {intent.engine} is spent", day.tomorrow)
+            else:
+                used[_scope(intent.engine)] = total
+        return verdicts
+
+    async def _insert(self, conn: Connection, intents: Sequence[Intent], day: Day) -> None:
+        limited = [i for i in intents if i.daily_budget is not None]
+        await _add(conn, [(_scope(i.engine), day.today, i.cost, Decimal(0)) for i in limited])
+        rows = (
+            (i.engine, i.operation, i.task_id, i.lead_id, i.run_id, i.campaign_id, i.key, i.cost, i.lease_id,
+             day.today if i.daily_budget is not None else None)
+            for i in intents
+        )  # fmt: skip
+        await conn.execute(SQL["reserve"], *map(list, zip(*rows, strict=True)))
+
+    # -- settling
+
+    async def _settle(self, conn: Connection, ended: Sequence[Ended]) -> Sequence[bool]:
+        columns = zip(
+            *((e.key, e.status, e.cost, e.http_status, e.duration_ms, e.error, e.result) for e in ended), strict=True
+        )
+        rows = await conn.fetch(SQL["settle"], *map(list, columns))
+        await _add(conn, _corrections(rows))
+        late = [r["task_id"] for r in rows if r["was"] == "unknown" and r["status"] == "ok"]
+        if late:
+            await conn.execute(SQL["revive_answered"], late)
+        in_time = {r["key"] for r in rows if r["was"] == "reserved"}
+        return [e.key in in_time for e in ended]
+
+
+def _verdict(intent: Intent, row: asyncpg.Record) -> Reservation | None:
+    """What an earlier attempt under this key means for this one; None: make the call (again)."""
+    if row["status"] == "ok":
+        return Known(row["result"] or {}, row["http_status"] or 200)
+    if row["status"] == "reserved" and row["lease_id"] == intent.lease_id:
+        return Reserved()  # this very attempt: the answer to its COMMIT was lost
+    if intent.repeatable:
+        return None
+    return Doubtful(row["error"] or "an earlier attempt made this call and never heard the answer")
+
+
+def _moved(row: asyncpg.Record, cost: Decimal) -> tuple[str, Any, Decimal, Decimal]:
+    return _scope(row["engine"]), row["budget_day"], -row["reserved_cost"], cost
+
+
+def _refund(row: asyncpg.Record) -> tuple[str, Any, Decimal, Decimal]:
+    """An effect that is asked for again under its key is paid for once."""
+    if row["status"] == "reserved":
+        return _moved(row, Decimal(0))
+    return _scope(row["engine"]), row["budget_day"], Decimal(0), -(row["cost"] or Decimal(0))
+
+
+def _scope(engine: str) -> str:
+    return f"engine:{engine}"
+
+
+def _corrections(rows: Iterable[asyncpg.Record]) -> list[tuple[str, Any, Decimal, Decimal]]:
+    """What the settled calls change in their day's counters."""
+    return [
+        (
+            _scope(r["engine"]),
+            r["budget_day"],
+            -r["reserved_cost"] if r["was"] == "reserved" else Decimal(0),
+            (r["cost"] or Decimal(0)) - (r["charged"] or Decimal(0)),
+        )
+        for r in rows
+        if r["budget_day"] is not None
+    ]
+
+
+async def _add(conn: Connection, changes: Sequence[tuple[str, Any, Decimal, Decimal]]) -> None:
+    totals: dict[tuple[str, Any], tuple[Decimal, Decimal]] = {}
+    for scope, day, reserved, settled in changes:
+        before = totals.get((scope, day), (Decimal(0), Decimal(0)))
+        totals[scope, day] = (before[0] + reserved, before[1] + settled)
+    if totals:
+        ordered = sorted(totals.items())
+        await conn.execute(
+            SQL["add_to_counters"],
+            [key[0] for key, _ in ordered], [key[1] for key, _ in ordered],
+            [change[0] for _, change in ordered], [change[1] for _, change in ordered],
+        )  # fmt: skip

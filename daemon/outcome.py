@@ -1,0 +1,36 @@
+"""What an attempt may come to. The queue reads these; only the kind reads `effects`."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, TypeVar
+
+E = TypeVar("E", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[E]):
+    """Finished: settle the task and write `effects` in the same transaction."""
+
+    effects: E
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Snooze:
+    """Not now: the task waits until `until` (business time) and the attempt costs nothing."""
+
+    until: datetime
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """The attempt failed; `after_s` is the engine's Retry-After, `unknown` an effect that may have happened."""
+
+    error: str
+    retryable: bool = True
+    after_s: float | None = None
+    unknown: bool = False
+
+
+Outcome = Done[E] | Snooze | Fail

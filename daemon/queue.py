@@ -1,0 +1,226 @@
+"""The queue's side of the tasks table: claim a batch, write a batch of outcomes.
+
+A claim is committed without waiting for the disk: a claim that is lost with the server merely makes its
+tasks available again. Outcomes are committed for good, all effects of a batch in one transaction; each
+settles only what its lease still holds, and its effects follow for those alone.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from random import random
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+
+from daemon.db import Connection, Statements
+from daemon.outcome import Done, Fail, Outcome, Snooze
+from daemon.retry import Retry, after_failure
+from daemon.task import Kind, NewTask, Subject, Task
+
+SQL = Statements("daemon", "queue.sql")
+MOST_INTERRUPTIONS = 20
+
+Kinds = Mapping[str, Kind[Any]]
+Attempted = tuple[Task, Outcome[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A task and how long it waited since its cause was committed (None if it had to wait for its time)."""
+
+    task: Task
+    waited_s: float | None
+
+
+@dataclass(slots=True)
+class Written:
+    """What became of a batch: tasks written, those whose subject was locked, those that were no longer ours."""
+
+    settled: list[Attempted] = field(default_factory=list)
+    retried: list[Attempted] = field(default_factory=list)
+    dead: list[Attempted] = field(default_factory=list)
+    locked: list[Attempted] = field(default_factory=list)
+    lost: list[Attempted] = field(default_factory=list)
+
+
+@contextmanager
+def _overlap_is_no_claim() -> Iterator[None]:
+    """Two claims of one key that did not see each other: the index refused the second, which tries again."""
+    try:
+        yield
+    except asyncpg.UniqueViolationError as error:
+        if error.constraint_name != "tasks_running_key":
+            raise
+
+
+def _claimed(rows: Sequence[asyncpg.Record], lease: UUID) -> list[Claimed]:
+    return [
+        Claimed(
+            Task(r["id"], r["kind"], r["key"], r["payload"], r["attempt"], r["max_attempts"], r["round"],
+                 r["interruptions"], lease, r["now"]),
+            r["waited_s"],
+        )
+        for r in rows
+    ]  # fmt: skip
+
+
+async def claim(
+    conn: Connection, kinds: Kinds, room: Mapping[str, int], total: int, worker: UUID, lease_s: float
+) -> list[Claimed]:
+    """Claim due tasks of these kinds, each up to its room, in order of priority, time and id."""
+    lease = uuid4()
+    tries = [kinds[name].policy.max_attempts for name in room]
+    rows: list[asyncpg.Record] = []
+    with _overlap_is_no_claim():
+        rows = await conn.fetch(SQL["claim"], list(room), list(room.values()), tries, total, worker, lease, lease_s)
+    return _claimed(rows, lease)
+
+
+async def claim_lonely(conn: Connection, kinds: Kinds, worker: UUID, lease_s: float) -> list[Claimed]:
+    """Claim one task that has taken its daemon down too often to run beside others."""
+    lease = uuid4()
+    rows: list[asyncpg.Record] = []
+    with _overlap_is_no_claim():
+        rows = await conn.fetch(SQL["claim_lonely"], list(kinds), 3, worker, lease, lease_s)
+    return _claimed(rows, lease)
+
+
+def _fences(attempts: Sequence[Attempted]) -> tuple[list[int], list[UUID]]:
+    return [task.id for task, _ in attempts], [task.lease_id for task, _ in attempts]
+
+
+def _by_subject(kinds: Kinds, done: Sequence[Attempted]) -> dict[Subject[Any], list[tuple[Task, Any]]]:
+    groups: dict[Subject[Any], list[tuple[Task, Any]]] = {}
+    for task, outcome in done:
+        assert isinstance(outcome, Done)
+        groups.setdefault(kinds[task.kind].subject, []).append((task, outcome.effects))
+    return groups
+
+
+async def write(conn: Connection, kinds: Kinds, attempts: Sequence[Attempted]) -> Written:
+    """Write a batch of outcomes; the caller holds the transaction."""
+    written = Written()
+    done = [a for a in attempts if isinstance(a[1], Done)]
+    if done:
+        await _write_done(conn, kinds, done, written)
+    snoozed = [a for a in attempts if isinstance(a[1], Snooze)]
+    failed = [a for a in attempts if isinstance(a[1], Fail)]
+    if snoozed or failed:
+        await _write_undone(conn, kinds, snoozed, failed, written)
+    return written
+
+
+async def _write_done(conn: Connection, kinds: Kinds, done: Sequence[Attempted], written: Written) -> None:
+    held: set[int] = set()
+    for subject, items in _by_subject(kinds, done).items():
+        held.update(await subject.hold(conn, items))
+    written.locked = [a for a in done if a[0].id not in held]
+    ready = [a for a in done if a[0].id in held]
+    results = [outcome.reason if isinstance(outcome, Done) else "" for _, outcome in ready]
+    ours = {r["id"] for r in await conn.fetch(SQL["settle"], *_fences(ready), results)}
+    written.settled = [a for a in ready if a[0].id in ours]
+    written.lost = [a for a in ready if a[0].id not in ours]
+    for subject, items in _by_subject(kinds, written.settled).items():
+        await subject.commit(conn, items)
+
+
+async def _write_undone(
+    conn: Connection, kinds: Kinds, snoozed: Sequence[Attempted], failed: Sequence[Attempted], written: Written
+) -> None:
+    waits: list[tuple[Attempted, float | None, datetime | None, str | None, bool]] = []
+    deaths: list[tuple[Task, str, bool, Attempted]] = []
+    for attempt in snoozed:
+        assert isinstance(attempt[1], Snooze)
+        waits.append((attempt, None, attempt[1].until, attempt[1].reason, False))
+    for attempt in failed:
+        task, fail = attempt
+        assert isinstance(fail, Fail)
+        verdict = after_failure(
+            task.attempt, task.max_attempts, fail.retryable, fail.after_s, random(),
+            base_s=kinds[task.kind].policy.backoff_s,
+        )  # fmt: skip
+        if isinstance(verdict, Retry):
+            waits.append((attempt, verdict.delay_s, None, fail.error, True))
+        else:
+            deaths.append((task, fail.error, fail.unknown, attempt))
+    await _postpone(conn, waits, written)
+    await _bury(conn, kinds, deaths, written)
+
+
+async def _postpone(
+    conn: Connection,
+    waits: Sequence[tuple[Attempted, float | None, datetime | None, str | None, bool]],
+    written: Written,
+) -> None:
+    if not waits:
+        return
+    attempts, delays, times, errors, counts = zip(*waits, strict=True)
+    rows = await conn.fetch(SQL["postpone"], *_fences(attempts), list(delays), list(times), list(errors), list(counts))
+    ours = {r["id"] for r in rows}
+    written.retried = [a for a in attempts if a[0].id in ours]
+    written.lost += [a for a in attempts if a[0].id not in ours]
+
+
+async def _bury(
+    conn: Connection, kinds: Kinds, deaths: Sequence[tuple[Task, str, bool, Attempted]], written: Written
+) -> None:
+    if not deaths:
+        return
+    attempts = [d[3] for d in deaths]
+    ours = {r["id"] for r in await conn.fetch(SQL["kill"], *_fences(attempts), [d[1] for d in deaths])}
+    for task, error, unknown, attempt in deaths:
+        if task.id in ours:
+            await kinds[task.kind].subject.bury(conn, task, error, unknown)
+            written.dead.append(attempt)
+        else:
+            written.lost.append(attempt)
+
+
+async def settled_already(conn: Connection, attempts: Sequence[Attempted]) -> set[int]:
+    """Which of these were settled by this very lease: the answer to an earlier COMMIT was lost."""
+    return {r["id"] for r in await conn.fetch(SQL["settled_by"], *_fences(attempts))}
+
+
+async def give_back(conn: Connection, tasks: Sequence[Task]) -> int:
+    """Make interrupted attempts available again at no cost; returns how many were still ours."""
+    rows = await conn.fetch(SQL["give_back"], [t.id for t in tasks], [t.lease_id for t in tasks])
+    return len(rows)
+
+
+async def renew(conn: Connection, worker: UUID, lease_s: float) -> None:
+    """Renew every lease of this daemon in one statement."""
+    await conn.execute(SQL["renew"], worker, lease_s)
+
+
+async def enqueue(conn: Connection, tasks: Sequence[NewTask]) -> None:
+    """Queue tasks; one that waits under the same dedup_key is brought forward instead."""
+    if tasks:
+        columns = zip(*((t.kind, t.key, t.payload, t.run_at, t.priority, t.dedup_key) for t in tasks), strict=True)
+        await conn.execute(SQL["enqueue"], *map(list, columns))
+
+
+async def retry(conn: Connection, task_id: int) -> bool:
+    """A person's retry: a dead task starts anew, a waiting one is due now."""
+    return bool(await conn.fetchval("SELECT orchestrator.retry_task($1)", task_id))
+
+
+async def cancel(conn: Connection, kinds: Kinds, task_id: int) -> bool:
+    """Cancel a task that is not running; its subject learns of it in the same transaction."""
+    async with conn.transaction():
+        row = await conn.fetchrow(SQL["cancel"], task_id)
+        if row is None:
+            return False
+        if row["kind"] in kinds:
+            await kinds[row["kind"]].subject.cancel(conn, row["kind"], row["payload"])
+        return True
+
+
+async def prune_log(conn: Connection, days: int) -> int:
+    """Delete ended tasks older than `days`, in bites; returns how many went."""
+    gone = 0
+    while (bite := int((await conn.execute(SQL["prune_log"], days)).split()[-1])) > 0:
+        gone += bite
+    return gone

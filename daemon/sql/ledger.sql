@@ -1,0 +1,52 @@
+-- name: known
+-- What the ledger knows of these keys; the lock makes two attempts under one key take turns.
+SELECT idempotency_key, status, result, http_status, lease_id, error, engine, budget_day, reserved_cost, cost FROM engine_calls
+WHERE idempotency_key = ANY ($1) ORDER BY idempotency_key FOR NO KEY UPDATE
+
+-- name: doubt
+-- Reserved by an attempt that is gone: it may have been made.
+UPDATE engine_calls SET status = 'unknown', cost = reserved_cost, error = 'the attempt that made this call is gone'
+WHERE idempotency_key = ANY ($1) AND status = 'reserved'
+RETURNING engine, budget_day, reserved_cost
+
+-- name: reserve
+INSERT INTO engine_calls (engine, operation, task_id, lead_id, run_id, campaign_id, idempotency_key, status, reserved_cost,
+                          lease_id, budget_day)
+SELECT d.engine, d.operation, d.task_id, d.lead_id, d.run_id, d.campaign_id, d.key, 'reserved', d.cost, d.lease, d.day
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::uuid[], $5::uuid[], $6::uuid[], $7::text[], $8::numeric[], $9::uuid[],
+            $10::date[]) AS d(engine, operation, task_id, lead_id, run_id, campaign_id, key, cost, lease, day)
+ON CONFLICT (idempotency_key) DO UPDATE SET status = 'reserved', reserved_cost = excluded.reserved_cost, cost = NULL,
+    error = NULL, http_status = NULL, started_at = now(), duration_ms = NULL, lease_id = excluded.lease_id,
+    budget_day = excluded.budget_day, task_id = excluded.task_id
+
+-- name: settle
+-- A late answer settles an unknown call too; the task that died of it is told by the caller.
+WITH before AS (
+    SELECT c.id, c.status AS was, c.engine, c.budget_day, c.reserved_cost, c.cost AS charged, d.*
+    FROM engine_calls c JOIN unnest($1::text[], $2::text[], $3::numeric[], $4::int[], $5::float8[], $6::text[], $7::jsonb[])
+         AS d(key, status, new_cost, http, ms, err, res) ON c.idempotency_key = d.key
+    WHERE c.status IN ('reserved', 'unknown')
+    ORDER BY c.idempotency_key FOR NO KEY UPDATE OF c
+)
+UPDATE engine_calls c SET status = b.status, cost = b.new_cost, http_status = b.http, duration_ms = b.ms, error = b.err, result = b.res
+FROM before b WHERE c.id = b.id
+RETURNING c.idempotency_key AS key, c.engine, c.budget_day, c.task_id, b.was, b.status, c.reserved_cost, b.charged, c.cost
+
+-- name: revive_answered
+SELECT orchestrator.revive(t.id) FROM tasks t WHERE t.id = ANY ($1) AND t.status = 'dead'
+
+-- name: today
+SELECT (orchestrator.clock() AT TIME ZONE $1)::date AS day,
+       ((orchestrator.clock() AT TIME ZONE $1)::date + 1)::timestamp AT TIME ZONE $1 AS tomorrow
+
+-- name: open_counters
+INSERT INTO budget_counters (scope, period) SELECT unnest($1::text[]), $2 ON CONFLICT DO NOTHING
+
+-- name: lock_counters
+SELECT scope, reserved + settled AS used FROM budget_counters
+WHERE period = $2 AND scope = ANY ($1) ORDER BY scope FOR NO KEY UPDATE
+
+-- name: add_to_counters
+UPDATE budget_counters b SET reserved = b.reserved + d.reserved, settled = b.settled + d.settled
+FROM unnest($1::text[], $2::date[], $3::numeric[], $4::numeric[]) AS d(scope, period, reserved, settled)
+WHERE b.scope = d.scope AND b.period = d.period

@@ -1,0 +1,126 @@
+-- name: claim
+-- $1 kinds, $2 room of each, $3 tries of each, $4 kinds' total, $5 worker, $6 lease, $7 lease seconds.
+-- Two snapshots may each miss the other's claim; the unique index on running keys then fails one of them.
+WITH clock AS MATERIALIZED (
+    SELECT orchestrator.clock() AS now
+), picked AS (
+    SELECT p.id, w.tries
+    FROM unnest($1::text[], $2::int[], $3::int[]) AS w(kind, room, tries)
+    CROSS JOIN LATERAL (
+        SELECT t.id
+        FROM (VALUES (10::smallint), (50::smallint), (90::smallint)) AS by(priority)
+        CROSS JOIN LATERAL (
+            SELECT t.id FROM tasks t
+            WHERE t.status = 'available' AND t.kind = w.kind AND t.priority = by.priority
+              AND t.run_at <= (SELECT now FROM clock) AND t.interruptions < 3
+              AND NOT EXISTS (SELECT FROM tasks r WHERE r.status = 'running' AND r.key = t.key)
+              AND NOT EXISTS (SELECT FROM tasks e WHERE e.status = 'available' AND e.key = t.key AND e.id < t.id
+                                                    AND e.run_at <= (SELECT now FROM clock))
+            ORDER BY t.run_at, t.id
+            LIMIT w.room
+            FOR NO KEY UPDATE SKIP LOCKED
+        ) AS t
+        LIMIT w.room
+    ) AS p
+    LIMIT $4
+)
+UPDATE tasks t SET status = 'running', attempt = t.attempt + 1, max_attempts = coalesce(t.max_attempts, picked.tries),
+    dedup_key = NULL, worker = $5, lease_id = $6, lease_expires_at = clock_timestamp() + make_interval(secs => $7),
+    started_at = clock_timestamp()
+FROM picked WHERE t.id = picked.id
+RETURNING t.id, t.kind, t.key, t.payload, t.attempt, t.max_attempts, t.round, t.interruptions, (SELECT now FROM clock) AS now,
+          CASE WHEN t.attempt = 1 AND t.run_at <= (SELECT now FROM clock) - (clock_timestamp() - t.created_at) + interval '1 second'
+               THEN extract(epoch FROM clock_timestamp() - t.created_at)::float8 END AS waited_s
+
+-- name: claim_lonely
+-- One task that has been interrupted too often to share a daemon with others.
+WITH clock AS MATERIALIZED (
+    SELECT orchestrator.clock() AS now
+), picked AS (
+    SELECT t.id FROM tasks t
+    WHERE t.status = 'available' AND t.interruptions >= 3 AND t.run_at <= (SELECT now FROM clock) AND t.kind = ANY ($1)
+      AND NOT EXISTS (SELECT FROM tasks r WHERE r.status = 'running' AND r.key = t.key)
+      AND NOT EXISTS (SELECT FROM tasks e WHERE e.status = 'available' AND e.key = t.key AND e.id < t.id
+                                            AND e.run_at <= (SELECT now FROM clock))
+    ORDER BY t.run_at, t.id
+    LIMIT 1
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE tasks t SET status = 'running', attempt = t.attempt + 1, max_attempts = coalesce(t.max_attempts, $2),
+    dedup_key = NULL, worker = $3, lease_id = $4, lease_expires_at = clock_timestamp() + make_interval(secs => $5),
+    started_at = clock_timestamp()
+FROM picked WHERE t.id = picked.id
+RETURNING t.id, t.kind, t.key, t.payload, t.attempt, t.max_attempts, t.round, t.interruptions, (SELECT now FROM clock) AS now,
+          CASE WHEN t.attempt = 1 AND t.run_at <= (SELECT now FROM clock) - (clock_timestamp() - t.created_at) + interval '1 second'
+               THEN extract(epoch FROM clock_timestamp() - t.created_at)::float8 END AS waited_s
+
+-- name: settle
+-- $1 ids, $2 leases, $3 results. Returns what was still ours; effects follow for those only.
+WITH gone AS (
+    DELETE FROM tasks t USING unnest($1::bigint[], $2::uuid[], $3::text[]) AS d(id, lease, result)
+    WHERE t.id = d.id AND t.lease_id = d.lease
+    RETURNING t.*, d.result
+)
+INSERT INTO task_log (id, kind, key, payload, priority, status, run_at, attempt, max_attempts, round, interruptions, lease_id,
+                      worker, error, created_at, started_at, result, finished_at, duration_ms)
+SELECT id, kind, key, payload, priority, 'done', run_at, attempt, max_attempts, round, interruptions, lease_id,
+       worker, error, created_at, started_at, to_jsonb(result), clock_timestamp(),
+       extract(epoch FROM clock_timestamp() - started_at) * 1000
+FROM gone
+RETURNING id
+
+-- name: postpone
+-- $1 ids, $2 leases, $3 seconds from now (null: at $4), $4 business times, $5 errors, $6 whether the attempt counts.
+UPDATE tasks t SET status = 'available', lease_id = NULL, lease_expires_at = NULL, worker = NULL,
+    run_at = coalesce(d.at, orchestrator.clock() + make_interval(secs => d.delay)),
+    error = d.error, attempt = t.attempt - CASE WHEN d.counts THEN 0 ELSE 1 END
+FROM unnest($1::bigint[], $2::uuid[], $3::double precision[], $4::timestamptz[], $5::text[], $6::boolean[])
+     AS d(id, lease, delay, at, error, counts)
+WHERE t.id = d.id AND t.lease_id = d.lease
+RETURNING t.id
+
+-- name: give_back
+-- An orderly interruption: as if the claim had never been.
+UPDATE tasks t SET status = 'available', lease_id = NULL, lease_expires_at = NULL, worker = NULL, attempt = t.attempt - 1
+FROM unnest($1::bigint[], $2::uuid[]) AS d(id, lease) WHERE t.id = d.id AND t.lease_id = d.lease
+RETURNING t.id
+
+-- name: kill
+-- $1 ids, $2 leases, $3 errors: no more tries; a person decides.
+UPDATE tasks t SET status = 'dead', lease_id = NULL, lease_expires_at = NULL, worker = NULL, error = d.error
+FROM unnest($1::bigint[], $2::uuid[], $3::text[]) AS d(id, lease, error) WHERE t.id = d.id AND t.lease_id = d.lease
+RETURNING t.id
+
+-- name: held
+-- Which of these attempts are still ours ($1 ids, $2 leases).
+SELECT t.id FROM tasks t JOIN unnest($1::bigint[], $2::uuid[]) AS d(id, lease) ON t.id = d.id AND t.lease_id = d.lease
+
+-- name: settled_by
+-- Which of these attempts this daemon has settled already (an answer to a COMMIT was lost).
+SELECT l.id FROM task_log l JOIN unnest($1::bigint[], $2::uuid[]) AS d(id, lease) ON l.id = d.id AND l.lease_id = d.lease
+
+-- name: renew
+UPDATE tasks SET lease_expires_at = clock_timestamp() + make_interval(secs => $2)
+WHERE status = 'running' AND worker = $1
+
+-- name: enqueue
+INSERT INTO tasks (kind, key, payload, run_at, priority, dedup_key)
+SELECT d.kind, d.key, d.payload, coalesce(d.run_at, orchestrator.clock()), d.priority, d.dedup_key
+FROM unnest($1::text[], $2::text[], $3::jsonb[], $4::timestamptz[], $5::smallint[], $6::text[])
+     AS d(kind, key, payload, run_at, priority, dedup_key)
+ON CONFLICT (dedup_key) WHERE status = 'available' DO UPDATE SET run_at = least(tasks.run_at, excluded.run_at)
+
+-- name: cancel
+WITH gone AS (
+    DELETE FROM tasks WHERE id = $1 AND status IN ('available', 'dead') RETURNING *
+)
+INSERT INTO task_log (id, kind, key, payload, priority, status, run_at, attempt, max_attempts, round, interruptions,
+                      dedup_key, error, created_at, started_at, finished_at)
+SELECT id, kind, key, payload, priority, 'cancelled', run_at, attempt, max_attempts, round, interruptions,
+       dedup_key, error, created_at, started_at, clock_timestamp()
+FROM gone
+RETURNING id, kind, key, payload, attempt, max_attempts, round, interruptions
+
+-- name: prune_log
+DELETE FROM task_log WHERE ctid IN (
+    SELECT ctid FROM task_log WHERE finished_at < clock_timestamp() - make_interval(days => $1) LIMIT 5000)

@@ -1,0 +1,36 @@
+-- name: register
+INSERT INTO workers (id, host, pid, version, expects_lock) VALUES ($1, $2, $3, $4, $5) RETURNING number
+
+-- name: registered
+SELECT EXISTS (SELECT FROM workers WHERE id = $1)
+
+-- name: deregister
+DELETE FROM workers WHERE id = $1
+
+-- name: try_lock
+SELECT pg_try_advisory_lock(1869767528, $1)
+
+-- name: pulse
+SELECT * FROM orchestrator.pulse($1)
+
+-- name: take_over
+SELECT orchestrator.take_over($1)
+
+-- name: free_expired
+SELECT orchestrator.free_expired()
+
+-- name: due_schedules
+SELECT name, cron, timezone, grace_s, last_slot, next_slot, orchestrator.clock() AS now
+FROM schedules WHERE enabled AND (next_slot IS NULL OR next_slot <= orchestrator.clock())
+
+-- name: advance_schedule
+-- Whoever moves next_slot on has won the slot.
+UPDATE schedules SET last_slot = coalesce($4, last_slot), next_slot = $3 WHERE name = $1 AND next_slot IS NOT DISTINCT FROM $2
+RETURNING name
+
+-- name: seed_schedule
+INSERT INTO schedules (name, cron, timezone) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING
+
+-- name: queue_depth
+SELECT status, count(*) AS n, extract(epoch FROM orchestrator.clock() - min(run_at) FILTER (WHERE run_at <= orchestrator.clock())) AS oldest
+FROM tasks GROUP BY status

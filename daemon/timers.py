@@ -1,0 +1,152 @@
+"""What happens by the clock: the daemon's own jobs in `schedules`, first of all the sweep; and lease renewal.
+
+A slot is won by whoever moves `next_slot` on, so any number of daemons fire it once. Deadlines need no timer of
+their own: the listener's beat fires them, and it beats when the next one is due.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import asyncpg
+
+from daemon import queue
+from daemon.cron import Cron, due_slots
+from daemon.db import UNREACHABLE, Connection, Pool, Statements
+from daemon.log import get_logger
+from daemon.metrics import Metrics
+from daemon.worker import Worker
+
+SQL = Statements("daemon", "worker.sql")
+log = get_logger("timers")
+
+TICK = timedelta(microseconds=1)
+Job = Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a sweep; answers how many causes it found without their task."""
+
+    name: str
+    run: Callable[[Connection], Awaitable[int]]
+
+
+@dataclass(slots=True)
+class Sweep:
+    """Repairs what should have a task and has none; a failing step never stops the rest."""
+
+    pool: Pool
+    steps: Sequence[Step]
+    metrics: Metrics
+    last: datetime | None = None
+
+    async def run(self) -> int:
+        """Run every step, each in its own transaction; the number of causes found."""
+        began, found = time.perf_counter(), 0
+        results = [await self._step(step) for step in self.steps]
+        found = sum(n for n in results if n is not None)
+        if None not in results:
+            self.metrics.sweep_last_success.set_to_current_time()
+            self.last = datetime.now().astimezone()
+        log.info("swept", found=found, seconds=round(time.perf_counter() - began, 4), failed=results.count(None))
+        return found
+
+    async def _step(self, step: Step) -> int | None:
+        try:
+            with self.metrics.sweep_seconds.labels(step.name).time():
+                async with self.pool.acquire() as conn, conn.transaction():
+                    found = await step.run(conn)
+        except (*UNREACHABLE, asyncpg.PostgresError) as error:
+            log.error("sweep step failed", step=step.name, error=str(error))
+            return None
+        if found:
+            self.metrics.found_by_sweep.inc(found)
+            log.warning("sweep found work without a task", step=step.name, found=found)
+        return found
+
+
+@dataclass(slots=True)
+class Timers:
+    """Fires the slots of `schedules`."""
+
+    pool: Pool
+    jobs: Mapping[str, Job]
+    metrics: Metrics
+    _due: asyncio.Event = field(default_factory=asyncio.Event)
+    _asked: set[str] = field(default_factory=set)
+    _refused: set[tuple[str, str, str]] = field(default_factory=set)
+
+    def look(self) -> None:
+        """A slot may be due."""
+        self._due.set()
+
+    def ask(self, job: str) -> None:
+        """Have a job run soon, besides its slots."""
+        self._asked.add(job)
+        self._due.set()
+
+    async def run(self) -> None:
+        """Fire what is due until cancelled."""
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            try:
+                await self.fire()
+            except (*UNREACHABLE, asyncpg.PostgresError) as error:
+                log.warning("schedules could not be read", error=str(error))
+
+    async def fire(self) -> None:
+        """Run the jobs whose slot this daemon won, and those that were asked for."""
+        async with self.pool.acquire() as conn:
+            rows = await conn.fetch(SQL["due_schedules"])
+            won = {row["name"] for row in rows if await self._win(conn, row)}
+        names, self._asked = won | self._asked, set()
+        for name in sorted(names & self.jobs.keys()):
+            await self.jobs[name]()
+
+    def _cron(self, row: asyncpg.Record) -> Cron | None:
+        try:
+            return Cron.parse(row["cron"], row["timezone"])
+        except ValueError as error:
+            if (row["name"], row["cron"], row["timezone"]) not in self._refused:
+                log.error("schedule can't fire: correct its row in schedules", name=row["name"], error=str(error))
+                self._refused.add((row["name"], row["cron"], row["timezone"]))
+            return None
+
+    async def _win(self, conn: Connection, row: asyncpg.Record) -> bool:
+        cron = self._cron(row)
+        if cron is None:
+            return False
+        since = row["next_slot"] - TICK if row["next_slot"] else row["now"]  # a new or edited schedule begins now
+        slots = due_slots(cron, since, row["now"], row["grace_s"])
+        moved = await conn.fetchval(SQL["advance_schedule"], row["name"], row["next_slot"], slots.next, slots.fire)
+        if slots.missed:
+            log.warning("slots missed", name=row["name"], count=len(slots.missed), last=slots.missed[-1].isoformat())
+        if moved is None or slots.fire is None:
+            return False
+        self.metrics.schedule_lag.labels(row["name"]).set((row["now"] - slots.fire).total_seconds())
+        return True
+
+
+async def keep_leases(worker: Worker, pool: Pool, lease_s: float) -> None:
+    """Renew the leases of what runs, in one statement; if that can't be done in time, stop attempting."""
+    renewed = time.monotonic()
+    while True:
+        await asyncio.sleep(lease_s / 6)
+        if not worker.running:
+            renewed = time.monotonic()
+            continue
+        if time.monotonic() - renewed < lease_s / 3:
+            continue
+        try:
+            async with asyncio.timeout(lease_s / 6), pool.acquire() as conn:
+                await queue.renew(conn, worker.id, lease_s)
+                renewed = time.monotonic()
+        except (*UNREACHABLE, asyncpg.PostgresError) as error:
+            log.warning("leases not renewed", error=str(error))
+        if time.monotonic() - renewed >= lease_s:
+            worker.abort()
+            renewed = time.monotonic()

@@ -1,0 +1,225 @@
+"""What outcomes may write, one type and one set-based statement per kind of effect.
+
+An effect's fields are the columns of its statement, in order, after the task's id. The statements run in the
+order of STATEMENTS; what touches a lead holds that lead's row first and waits for nobody.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, ClassVar
+from uuid import UUID
+
+from daemon import queue
+from daemon.db import Connection, Statements
+from daemon.task import NewTask, Task
+
+SQL = Statements("handlers", "effects.sql")
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """New facts about a lead; None leaves a column alone. `stage_seq` guards what belongs to one stage entry."""
+
+    statement: ClassVar[str] = "change"
+    lead_id: UUID
+    stage_seq: int | None = None
+    entry_done: bool = False
+    data: Json | None = None
+    flag: str | None = None
+    do_not_contact: bool = False
+    last_inbound_at: datetime | None = None
+    last_outbound_at: datetime | None = None
+    nurture_until: datetime | None = None
+    issues: Json | None = None
+    set_deadline: bool = False
+    deadline_at: datetime | None = None
+    deadline_step: int | None = None
+    unflag: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A stage move out of one stage entry; if the lead has left it meanwhile, the move is dropped and recorded."""
+
+    statement: ClassVar[str] = "move"
+    lead_id: UUID
+    stage_seq: int
+    to_stage: str
+    reason: str
+    data: Json | None = None
+    actor: str = "orchestrator"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A row of the lead's timeline that no trigger writes."""
+
+    statement: ClassVar[str] = "event"
+    lead_id: UUID
+    event_type: str
+    metadata: Json
+    actor: str = "orchestrator"
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A message to a lead, at most one per key; `stage_seq` set: worth sending only in that stage entry."""
+
+    statement: ClassVar[str] = "send"
+    lead_id: UUID
+    template: str
+    key: str
+    channel: str = "sms"
+    to_address: str | None = None
+    stage_seq: int | None = None
+    then_to: str | None = None
+    context: Json | None = None
+    send_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MessageEnded:
+    """What became of a message."""
+
+    statement: ClassVar[str] = "message_ended"
+    message_id: UUID
+    status: str
+    reason: str | None = None
+    provider_message_id: str | None = None
+    cost: Decimal | None = None
+    sent_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelMessages:
+    """Whatever is still scheduled for the lead."""
+
+    statement: ClassVar[str] = "cancel_messages"
+    lead_id: UUID
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyRead:
+    """What a reply is, and where it stands; None leaves a column alone."""
+
+    statement: ClassVar[str] = "reply_read"
+    reply_id: UUID
+    lead_id: UUID | None = None
+    category: str | None = None
+    confidence: float | None = None
+    classified_by: str | None = None
+    status: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exclude:
+    """Never again to this address; an older exclusion stands."""
+
+    statement: ClassVar[str] = "exclude"
+    address: str
+    reason: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskPerson:
+    """A request in `approval_queue`."""
+
+    statement: ClassVar[str] = "ask_person"
+    checkpoint: str
+    title: str
+    payload: Json
+    lead_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One open alert per type and subject."""
+
+    statement: ClassVar[str] = "alert"
+    type: str
+    message: str
+    severity: str
+    subject: str
+    metadata: Json
+
+
+@dataclass(frozen=True, slots=True)
+class ReviveEntry:
+    """What kept the entry action from being done has been mended: try it again."""
+
+    statement: ClassVar[str] = "revive_entry"
+    lead_id: UUID
+    stage_seq: int
+
+
+Written = (
+    Change | Move | Event | Send | MessageEnded | CancelMessages | ReplyRead | Exclude | AskPerson | Alert | ReviveEntry
+)
+Effect = Written | NewTask
+Effects = tuple[Effect, ...]
+
+STATEMENTS: tuple[type[Written], ...] = (
+    Exclude, ReplyRead, MessageEnded, Change, CancelMessages, Event, Move, Send, AskPerson, Alert, ReviveEntry,
+)  # fmt: skip
+ONE_PER_LEAD = (Change, Move)
+
+
+class Writer:
+    """Holds and writes effects; what the tasks are about is the subclass's."""
+
+    async def hold(self, conn: Connection, done: Sequence[tuple[Task, Effects]]) -> Collection[int]:
+        """The tasks whose leads could all be locked at once, without waiting."""
+        wanted = {task.id: _leads(effects) for task, effects in done}
+        leads = set().union(*wanted.values())
+        if not leads:
+            return wanted.keys()
+        free = {r["id"] for r in await conn.fetch(SQL["hold"], sorted(leads))}
+        return [task_id for task_id, its in wanted.items() if its <= free]
+
+    async def commit(self, conn: Connection, done: Sequence[tuple[Task, Effects]]) -> None:
+        """One statement per kind of effect."""
+        by_type: dict[type[Effect], list[tuple[int, Effect]]] = {}
+        for task, effects in done:
+            for effect in effects:
+                by_type.setdefault(type(effect), []).append((task.id, effect))
+        for kind in STATEMENTS:
+            for rows in _rounds(kind, by_type.get(kind, [])):
+                await write(conn, kind, rows)
+        await queue.enqueue(conn, [e for _, e in by_type.get(NewTask, []) if isinstance(e, NewTask)])
+
+
+async def write(conn: Connection, kind: type[Written], rows: Sequence[tuple[int, Effect]]) -> None:
+    """Write effects of one type in one statement."""
+    if rows:
+        columns = [[getattr(effect, f.name) for _, effect in rows] for f in fields(kind)]
+        await conn.execute(SQL[kind.statement], [task_id for task_id, _ in rows], *columns)
+
+
+async def write_now(conn: Connection, task_id: int, *effects: Written) -> None:
+    """Write single effects, in their order (for what follows from a dead letter)."""
+    for effect in effects:
+        await write(conn, type(effect), [(task_id, effect)])
+
+
+def _leads(effects: Effects) -> set[UUID]:
+    return {e.lead_id for e in effects if isinstance(e, Change | Move | CancelMessages | Send)}
+
+
+def _rounds(kind: type[Written], rows: list[tuple[int, Effect]]) -> list[list[tuple[int, Effect]]]:
+    """A set-based UPDATE applies one change per row, so a second one for the same lead goes into a second round."""
+    if kind not in ONE_PER_LEAD:
+        return [rows]
+    rounds: list[dict[UUID, tuple[int, Effect]]] = [{}]
+    for row in rows:
+        lead_id = row[1].lead_id  # type: ignore[union-attr]  # both kinds have one
+        place = next((r for r in rounds if lead_id not in r), None)
+        if place is None:
+            rounds.append(place := {})
+        place[lead_id] = row
+    return [list(r.values()) for r in rounds]

@@ -1,0 +1,221 @@
+"""The kinds about a lead: its entry actions, its deadlines, its checks."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from daemon.context import Context
+from daemon.db import Connection, Statements
+from daemon.errors import DeclarationError
+from daemon.outcome import Done, Outcome
+from daemon.task import Kind, Policy, Task
+from handlers.effects import Alert, Change, Effect, Effects, Event, Move, ReviveEntry, Send, Writer, write_now
+from handlers.lead import Lead
+from handlers.pipeline import Attempt, Deadline, FlagFor, GoTo, Handler, Pipeline, Say, Stage, done
+
+SQL = Statements("handlers", "leads.sql")
+Pipelines = Mapping[str, Pipeline]
+ONLY_FACTS = frozenset({"missing_phone", "missing_name"})
+
+
+class Leads(Writer):
+    """Tasks whose payload names a lead (and mostly the stage entry they belong to)."""
+
+    def __init__(self, pipelines: Pipelines) -> None:
+        self._why = {p.entry_kind(s): s.on_dead for p in pipelines.values() for s in p.stages}
+
+    async def load(self, conn: Connection, tasks: Sequence[Task]) -> Mapping[int, Lead]:
+        """Each task's lead."""
+        rows = await conn.fetch(SQL["load"], list({t.payload["lead_id"] for t in tasks}))
+        leads = {str(row["id"]): Lead(row) for row in rows}
+        return {t.id: leads[t.payload["lead_id"]] for t in tasks if t.payload["lead_id"] in leads}
+
+    async def bury(self, conn: Connection, task: Task, error: str, unknown: bool) -> None:
+        """The lead is flagged, and its deadline waits for a person (fire_deadlines sees the dead task)."""
+        why = self._why.get(task.kind, task.kind)
+        await write_now(conn, task.id, *mourn(UUID(task.payload["lead_id"]), task, f"{why}: {error}", unknown))
+
+    async def cancel(self, conn: Connection, kind: str, payload: Mapping[str, Any]) -> None:
+        """A person doesn't want this action: it is owed no more."""
+        await conn.execute(SQL["entry_cancelled"], UUID(payload["lead_id"]), payload.get("stage_seq", 0))
+
+
+def mourn(lead_id: UUID, task: Task, why: str, unknown: bool) -> list[Any]:
+    """What every dead letter about a lead leaves behind."""
+    kind = "UNKNOWN_OUTCOME" if unknown else "AGENT_FAILURE"
+    return [
+        Change(lead_id, flag=why[:500]),
+        Event(lead_id, "flagged", {"reason": why[:500], "kind": task.kind}),
+        Alert(kind, f"{task.kind}: {why}"[:500], "HIGH", f"lead:{lead_id}", {"kind": task.kind}),
+    ]
+
+
+def kinds(pipelines: Pipelines) -> list[Kind[Effects]]:
+    """One kind per entry action, one for all deadlines, one for all checks."""
+    subject = Leads(pipelines)
+    entries = [
+        Kind(f"{p.name}.{s.name}", s.policy, subject, _enter(s, s.on_entry))
+        for p in pipelines.values()
+        for s in p.stages
+        if s.on_entry
+    ]
+    return [
+        *entries,
+        Kind("lead.deadline", Policy(), subject, _deadline(pipelines)),
+        Kind("lead.check", Policy(), subject, _check(pipelines)),
+    ]
+
+
+def _enter(stage: Stage, handler: Handler) -> Any:
+    async def enter(task: Task, lead: Lead | None, context: Context) -> Outcome[Effects]:
+        if lead is None:
+            return done(reason="the lead is gone")
+        if lead.stage_seq != task.payload["stage_seq"] or not lead.entry_pending:
+            return done(reason=f"the lead has left {stage.name}, or its entry action was done before")
+        outcome = await handler(lead, Attempt(task, context))
+        if not isinstance(outcome, Done):
+            return outcome
+        if any(isinstance(e, Move) for e in outcome.effects):
+            return outcome
+        return Done((*outcome.effects, Change(lead.id, lead.stage_seq, entry_done=True)), outcome.reason)
+
+    return enter
+
+
+# -- deadlines
+
+
+def _deadline(pipelines: Pipelines) -> Any:
+    async def deadline(task: Task, lead: Lead | None, _: Context) -> Outcome[Effects]:
+        if lead is None or lead.stage_seq != task.payload["stage_seq"]:
+            return done(reason="the lead has left that stage")
+        if lead.deadline_at is None or lead.deadline_at > task.now:
+            return done(reason="the deadline was put off")
+        pipeline = pipelines[lead.pipeline]
+        return Done(*_due(pipeline, pipeline.by_name[lead.stage], lead, task))
+
+    return deadline
+
+
+def _due(pipeline: Pipeline, stage: Stage, lead: Lead, task: Task) -> tuple[Effects, str]:
+    nurtured = lead.row["nurture_until"]
+    if nurtured is not None and nurtured <= task.now and not stage.counts_silence and stage.deadlines:
+        again = Change(
+            lead.id, lead.stage_seq, set_deadline=True, deadline_at=task.now + stage.deadlines[0].after, deadline_step=0
+        )
+        return (again, _follow_up(lead, "CONVERSATION_FOLLOW_UP", "nurture")), "nurtured long enough"
+    if lead.deadline_step >= len(stage.deadlines):
+        return (Change(lead.id, lead.stage_seq, set_deadline=True),), "no deadline step is left"
+    step = stage.deadlines[lead.deadline_step]
+    match step.act:
+        case GoTo(target, reason, event):
+            return _go(pipeline, lead, target, reason, event), reason
+        case Say(template):
+            return (_next_step(stage, lead, step, task), _follow_up(lead, template, lead.deadline_step)), template
+        case FlagFor(reason):
+            flag = Change(lead.id, flag=reason)
+            return (_next_step(stage, lead, step, task), flag, Event(lead.id, "flagged", {"reason": reason})), reason
+
+
+def _go(pipeline: Pipeline, lead: Lead, target: str, reason: str, event: str | None) -> Effects:
+    facts = {"dead_reason": reason} if target == pipeline.refused else None
+    move = Move(lead.id, lead.stage_seq, target, reason, facts)
+    return (Event(lead.id, event, {"reason": reason}), move) if event else (move,)
+
+
+def _next_step(stage: Stage, lead: Lead, step: Deadline, task: Task) -> Change:
+    """The next step keeps its distance from this one: on time if it still can be, else from now."""
+    following = lead.deadline_step + 1
+    at = None
+    if following < len(stage.deadlines) and lead.deadline_at is not None:
+        gap = stage.deadlines[following].after - step.after
+        at = lead.deadline_at + gap if lead.deadline_at + gap > task.now else task.now + gap
+    return Change(lead.id, lead.stage_seq, set_deadline=True, deadline_at=at, deadline_step=following)
+
+
+def _follow_up(lead: Lead, template: str, step: int | str) -> Effect:
+    """Its key names the silence it belongs to: each word of the lead begins a new one."""
+    said = lead.row["last_inbound_at"]
+    silence = f":{said.timestamp():.0f}" if said else ""
+    return Send(
+        lead.id, template, f"lead:{lead.id}:{lead.stage_seq}:{step}{silence}:{template}", stage_seq=lead.stage_seq
+    )
+
+
+# -- checks
+
+
+def _check(pipelines: Pipelines) -> Any:
+    async def check(task: Task, lead: Lead | None, _: Context) -> Outcome[Effects]:
+        if lead is None:
+            return done(reason="the lead is gone")
+        pipeline = pipelines[lead.pipeline]
+        stage = pipeline.by_name[lead.stage]
+        if stage.terminal:
+            return done(reason=f"{lead.stage} is terminal")
+        target = pipeline.by_name.get(stage.on_complete or "")
+        missing = lead.missing(target.required) if target else []
+        if target and not missing:
+            return done(Move(lead.id, lead.stage_seq, target.name, "the data is complete"), reason="complete")
+        issues = [*_contact_issues(lead), *pipeline.check(lead), *task.payload.get("issues", ())]
+        return Done(
+            tuple(_issue_effects(lead, issues, [f"missing:{f}" for f in missing])), ", ".join(issues) or "checked"
+        )
+
+    return check
+
+
+def _contact_issues(lead: Lead) -> Iterable[str]:
+    if not lead.text("phone"):
+        yield "missing_phone"
+    if not lead.text("name"):
+        yield "missing_name"
+
+
+def _issue_effects(lead: Lead, issues: Sequence[str], missing: Sequence[str]) -> Iterable[Effect]:
+    """Each issue is told once; one that was mended is forgotten, so that it may be told again."""
+    known = set(lead.row["known_issues"])
+    new = [issue for issue in issues if issue not in known]
+    for issue in new:
+        yield Event(lead.id, "data_issue", {"issue": issue})
+    fields = [m.removeprefix("missing:") for m in missing]
+    if missing and set(missing) != {k for k in known if k.startswith("missing:")}:
+        yield Event(lead.id, "missing_fields", {"missing": fields})
+    now_known = sorted({*issues, *missing})
+    if now_known != sorted(known) or new:
+        yield Change(lead.id, issues={"known": now_known}, flag="data: " + ", ".join(new) if new else None)
+    if lead.entry_pending and lead.text("phone"):
+        yield ReviveEntry(lead.id, lead.stage_seq)
+
+
+# -- the declarations in the database
+
+
+async def sync(conn: Connection, pipelines: Iterable[Pipeline]) -> None:
+    """Write the declared pipelines; refuse to go on while live leads sit in stages that are declared no more."""
+    async with conn.transaction():
+        await conn.execute("SELECT pg_advisory_xact_lock(1869767530)")
+        for pipeline in pipelines:
+            await _sync_one(conn, pipeline)
+        strangers = await conn.fetch(SQL["strangers"])
+        if strangers:
+            where = ", ".join(f"{r['n']} in {r['pipeline']}.{r['stage']}" for r in strangers)
+            raise DeclarationError(f"live leads in undeclared stages ({where}): move them, or declare the stages again")
+
+
+async def _sync_one(conn: Connection, pipeline: Pipeline) -> None:
+    stages = pipeline.stages
+    await conn.execute(SQL["sync_pipeline"], pipeline.name, pipeline.initial, list(pipeline.watched))
+    await conn.execute(SQL["drop_stages"], pipeline.name, [s.name for s in stages])
+    await conn.execute(
+        SQL["sync_stages"], pipeline.name, [s.name for s in stages], list(range(len(stages))), [s.terminal for s in stages],
+        [pipeline.entry_kind(s) for s in stages], [_lists(s) for s in stages], [s.counts_silence for s in stages],
+        [s.on_complete for s in stages], [s.sweep_step for s in stages],
+    )  # fmt: skip
+    moves = [(s.name, to) for s in stages for to in s.to]
+    await conn.execute(SQL["sync_transitions"], pipeline.name, [m[0] for m in moves], [m[1] for m in moves])
+
+
+def _lists(stage: Stage) -> Mapping[str, list[str]]:
+    ages = [f"{d.after.total_seconds():.3f} seconds" for d in stage.deadlines]
+    return {"required": list(stage.required), "deadlines": ages}

@@ -1,0 +1,243 @@
+"""The one place through which every message to a person goes: gates, reservation, the one call, what it came to."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from daemon.answers import Answered, charge
+from daemon.context import Context
+from daemon.db import Connection, Statements
+from daemon.engines import Call, Skipped
+from daemon.outcome import Done, Fail, Outcome, Snooze
+from daemon.task import Kind, Policy, Task
+from handlers.addresses import normal_address, problem_with_phone
+from handlers.effects import Change, Effect, Effects, Event, MessageEnded, Move, Writer, write_now
+from handlers.lead import Lead
+from handlers.leads import Pipelines, mourn
+from handlers.pipeline import done
+
+SQL = Statements("handlers", "messages.sql")
+OPEN = ("scheduled", "sending", "unknown")  # unknown: a late answer has come, and the ledger has it
+OWED_ANSWERS = ("COUNTER", "QUESTION")
+DRY_RUN = "dry run"
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message and its lead, if it has one."""
+
+    row: Mapping[str, Any]
+    lead: Lead | None
+
+    @property
+    def id(self) -> UUID:
+        return self.row["id"]
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """Which engine carries a channel, and what it is asked."""
+
+    engine: str
+    operation: str
+    body: Callable[[Letter, str], Mapping[str, Any]]
+
+
+def _sms(letter: Letter, to: str) -> Mapping[str, Any]:
+    lead = letter.lead.document() if letter.lead else None
+    context = {"lead": lead, **letter.row["context"]}
+    return {"lead_id": letter.row["lead_id"], "to": to, "template": letter.row["template"], "context": context,
+            "body": letter.row["body"], "dry_run": False}  # fmt: skip
+
+
+def _email(letter: Letter, to: str) -> Mapping[str, Any]:
+    return {"lead_id": letter.row["lead_id"], "to": to, "subject": letter.row["subject"], "body": letter.row["body"]}
+
+
+def _offer(letter: Letter, to: str) -> Mapping[str, Any]:
+    return {"lead": letter.lead.document() if letter.lead else None}
+
+
+TRANSPORTS: Mapping[str, Transport] = {
+    "sms": Transport("sms", "/api/send", _sms),
+    "email": Transport("outreach", "/api/send", _email),
+    "offer": Transport("offers", "/api/offers", _offer),
+}
+
+
+class SendingGate:
+    """Asked inside the reservation: suppression is decided in the transaction that makes the message `sending`."""
+
+    async def admit(self, conn: Connection, items: Sequence[tuple[UUID, str]]) -> Sequence[str | None]:
+        """Why a message may not go out, or None."""
+        columns = [i for i, _ in items], [a for _, a in items]
+        admitted = {r["id"] for r in await conn.fetch(SQL["admit"], *columns)}
+        if len(admitted) == len(items):
+            return [None] * len(items)
+        reasons = {r["id"]: r["reason"] for r in await conn.fetch(SQL["refusals"], *columns)}
+        return [None if i in admitted else reasons.get(i, "the message is gone") for i, _ in items]
+
+
+GATE = SendingGate()
+
+
+class Messages(Writer):
+    """Tasks whose payload names a message."""
+
+    async def load(self, conn: Connection, tasks: Sequence[Task]) -> Mapping[int, Letter]:
+        """Each task's message with its lead."""
+        rows = await conn.fetch(SQL["load"], [t.payload["message_id"] for t in tasks])
+        leads = {r["id"]: Lead(r) for r in await conn.fetch(SQL["leads"], list({r["lead_id"] for r in rows}))}
+        letters = {str(r["id"]): Letter(r, leads.get(r["lead_id"])) for r in rows}
+        return {t.id: letters[t.payload["message_id"]] for t in tasks if t.payload["message_id"] in letters}
+
+    async def bury(self, conn: Connection, task: Task, error: str, unknown: bool) -> None:
+        """The message has failed, or nobody knows; a person is told."""
+        ended = MessageEnded(UUID(task.payload["message_id"]), "unknown" if unknown else "failed", error[:500])
+        await write_now(conn, task.id, ended)
+        if task.payload.get("lead_id"):
+            row = await conn.fetchrow(SQL["load"], [task.payload["message_id"]])
+            name = row["template"] if row else "message"
+            what = "outcome unknown" if unknown else "could not be sent"
+            await write_now(
+                conn, task.id, *mourn(UUID(task.payload["lead_id"]), task, f"{name} {what}: {error}", unknown)
+            )
+
+    async def cancel(self, conn: Connection, kind: str, payload: Mapping[str, Any]) -> None:
+        """A person's cancelling of the task cancels the message."""
+        await conn.execute(SQL["cancelled"], UUID(payload["message_id"]))
+
+
+def kinds(pipelines: Pipelines) -> list[Kind[Effects]]:
+    """The one kind that sends."""
+    return [Kind("message", Policy(concurrency=64), Messages(), _send(pipelines))]
+
+
+def _send(pipelines: Pipelines) -> Any:
+    async def send(task: Task, letter: Letter | None, context: Context) -> Outcome[Effects]:
+        if letter is None:
+            return done(reason="the message is gone")
+        early = _not_now(letter, task.now)
+        if early is not None:
+            return early
+        to = _address(letter)
+        if not isinstance(to, str):
+            return to
+        transport = TRANSPORTS[letter.row["channel"]]
+        call = Call(transport.engine, transport.operation, transport.body(letter, to), letter.row["idempotency_key"],
+                    lead_id=letter.row["lead_id"], run_id=letter.row["run_id"], gate=GATE, item=(letter.id, to))  # fmt: skip
+        answer = await context.engines.call(task, call)
+        if isinstance(answer, Answered):
+            estimate = context.settings.engines[transport.engine].cost_per_call
+            return Done(_sent(letter, task, answer, estimate, pipelines), "sent")
+        if isinstance(answer, Skipped) and answer.until is None:
+            return Done(_skipped(letter, answer.reason), answer.reason)
+        return context.engines.as_outcome(transport.engine, answer)
+
+    return send
+
+
+def _not_now(letter: Letter, now: datetime) -> Outcome[Effects] | None:
+    """Why the message isn't to be sent now, or None; all of it is asked again by the gate."""
+    row, lead = letter.row, letter.lead
+    if row["status"] not in OPEN:
+        return done(reason=f"the message is {row['status']}")
+    if row["status"] == "unknown":
+        return None
+    if row["send_at"] > now:
+        return Snooze(row["send_at"], "waits for its time")
+    if lead and row["stage_seq"] is not None and row["stage_seq"] != lead.stage_seq:
+        return done(
+            MessageEnded(letter.id, "cancelled", "the lead has left that stage"), reason="the lead has left that stage"
+        )
+    return None
+
+
+def _address(letter: Letter) -> str | Fail:
+    """Where the message goes; a number that can't be one is a failure no retry mends."""
+    lead, channel = letter.lead, letter.row["channel"]
+    raw = letter.row["to_address"] or (lead.text("email" if channel == "email" else "phone") if lead else "")
+    if not raw and channel != "offer":
+        return Fail("no usable address: the lead has none" if lead else "no usable address", retryable=False)
+    country = lead.row["country"] if lead else None
+    plain = normal_address(raw, "email" if channel == "email" else "sms", country)
+    if plain is None and channel == "sms" and raw.lstrip().startswith("+"):
+        return Fail(f"no usable address: {problem_with_phone(raw, country)}", retryable=False)
+    return plain or raw
+
+
+def _sent(letter: Letter, task: Task, answer: Answered, estimate: Decimal, pipelines: Pipelines) -> Effects:
+    row, result = letter.row, answer.result
+    cost = charge(result, estimate).cost
+    ended: list[Effect] = [MessageEnded(letter.id, "sent", None, _text(result.get("message_id")), cost, task.now)]
+    if letter.lead is None:
+        return tuple(ended)
+    lead, facts = letter.lead, _facts(row, result, task.now)
+    ended.append(
+        Change(
+            lead.id,
+            lead.stage_seq,
+            data=facts or None,
+            last_outbound_at=task.now,
+            **_deadline_again(letter, task, pipelines),
+        )
+    )
+    ended.append(
+        Event(
+            lead.id,
+            "message_sent",
+            {"template": row["template"], "channel": row["channel"], "message_id": str(letter.id)},
+        )
+    )
+    if row["channel"] == "offer":
+        ended.append(
+            Event(lead.id, "offer_made", {k: facts[k] for k in ("offer_amount", "offer_sent_at") if k in facts})
+        )
+    return (*ended, *_move_on(letter, "message sent"))
+
+
+def _facts(row: Mapping[str, Any], result: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    """What the engine learnt about the lead."""
+    fields = result.get("fields")
+    facts = dict(fields) if isinstance(fields, dict) else {}
+    if row["channel"] == "offer":
+        facts |= {"offer_sent_at": now.isoformat()} | {k: result[k] for k in ("offer_amount",) if k in result}
+    return facts
+
+
+def _deadline_again(letter: Letter, task: Task, pipelines: Pipelines) -> dict[str, Any]:
+    """We have answered: from now on the lead's silence counts again."""
+    lead = letter.lead
+    if lead is None or letter.row["template"] not in OWED_ANSWERS or lead.deadline_at is not None:
+        return {}
+    deadlines = pipelines[lead.pipeline].by_name[lead.stage].deadlines
+    return {"set_deadline": True, "deadline_at": task.now + deadlines[0].after, "deadline_step": 0} if deadlines else {}
+
+
+def _skipped(letter: Letter, reason: str) -> Effects:
+    """Suppressed is an end like any other; the lead that waits for this message needs a person, except in a dry run."""
+    ended: list[Effect] = [MessageEnded(letter.id, "suppressed", reason)]
+    if letter.lead is None:
+        return tuple(ended)
+    lead = letter.lead
+    ended.append(Event(lead.id, "message_skipped", {"template": letter.row["template"], "reason": reason}))
+    if reason == DRY_RUN:
+        return (*ended, *_move_on(letter, reason))
+    if letter.row["then_to"]:
+        ended.append(Change(lead.id, flag=f"{letter.row['template']} not sent: {reason}"))
+    return tuple(ended)
+
+
+def _move_on(letter: Letter, reason: str) -> Effects:
+    lead, row = letter.lead, letter.row
+    if lead is None or row["then_to"] is None:
+        return ()
+    why = str(lead.data.get("dead_reason") or reason)
+    return (Move(lead.id, row["stage_seq"] or lead.stage_seq, row["then_to"], why),)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)[:500]

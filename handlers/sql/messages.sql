@@ -1,0 +1,26 @@
+-- name: load
+SELECT m.* FROM messages m WHERE m.id = ANY ($1)
+
+-- name: leads
+SELECT l.* FROM leads l WHERE l.id = ANY ($1)
+
+-- name: admit
+-- The last word before a message goes out: $1 messages. What is admitted is `sending` from now on.
+UPDATE messages m SET status = 'sending', reserved_at = orchestrator.clock(), reason = NULL
+FROM unnest($1::uuid[], $2::text[]) AS d(id, address)
+WHERE m.id = d.id AND m.status IN ('scheduled', 'sending')
+  AND NOT EXISTS (SELECT FROM leads l WHERE l.id = m.lead_id AND l.do_not_contact)
+  AND NOT EXISTS (SELECT FROM email_exclusions x WHERE plain_address(x.address) = plain_address(d.address))
+RETURNING m.id
+
+-- name: refusals
+SELECT m.id, CASE
+    WHEN m.status NOT IN ('scheduled', 'sending') THEN 'the message is ' || m.status
+    WHEN l.do_not_contact THEN 'do not contact'
+    ELSE 'excluded: ' || coalesce(x.reason, 'unknown') END AS reason
+FROM unnest($1::uuid[], $2::text[]) AS d(id, address) JOIN messages m ON m.id = d.id
+LEFT JOIN leads l ON l.id = m.lead_id
+LEFT JOIN email_exclusions x ON plain_address(x.address) = plain_address(d.address)
+
+-- name: cancelled
+UPDATE messages SET status = 'cancelled', reason = 'its task was cancelled' WHERE id = $1 AND status IN ('scheduled', 'failed', 'unknown')

@@ -1,0 +1,77 @@
+"""The eight steps of the sweep: each finds causes whose task is missing, or keeps the figures."""
+
+from typing import Any
+
+from daemon import queue
+from daemon.db import Connection, Statements
+from daemon.metrics import Metrics
+from daemon.settings import Settings
+from daemon.task import NewTask
+from daemon.timers import Step
+from handlers import leads
+from handlers.pipeline import SWEEP_STEPS
+
+SQL = Statements("handlers", "sweep.sql")
+
+
+def steps(settings: Settings, metrics: Metrics) -> list[Step]:
+    """In the order in which they run."""
+    repairs = [Step(name, _repair(name)) for name in SWEEP_STEPS]
+    archive = Step("dead_lead_archive", _archive(settings.history.dead_leads_archived_after_days))
+    return [*repairs, archive, Step("metrics", _measure(metrics)), Step("alerts", _alerts(metrics))]
+
+
+def _inserted(tag: str) -> int:
+    return int(tag.rsplit(" ", 1)[-1])
+
+
+def _repair(name: str) -> Any:
+    async def repair(conn: Connection) -> int:
+        found = _inserted(await conn.execute(SQL["entries"], name))
+        if name == "new_leads":
+            found += _inserted(await conn.execute(SQL["messages"])) + _inserted(await conn.execute(SQL["replies"]))
+        if name == "stalled_conversations":
+            found += await conn.fetchval(SQL["deadlines"])
+        return found
+
+    return repair
+
+
+def _archive(days: int) -> Any:
+    async def archive(conn: Connection) -> int:
+        await conn.execute(SQL["archive"], days)
+        return 0
+
+    return archive
+
+
+def _measure(metrics: Metrics) -> Any:
+    async def measure(conn: Connection) -> int:
+        for row in await conn.fetch(leads.SQL["counts"]):
+            metrics.leads.labels(row["pipeline"], row["stage"]).set(row["n"])
+        return 0
+
+    return measure
+
+
+def _alerts(metrics: Metrics) -> Any:
+    async def alerts(conn: Connection) -> int:
+        metrics.alerts_active.clear()
+        for row in await conn.fetch(SQL["alerts"]):
+            metrics.alerts_active.labels(row["type"], row["severity"]).set(row["n"])
+        metrics.approvals_pending.clear()
+        for row in await conn.fetch(SQL["gauges"]):
+            metrics.approvals_pending.labels(row["checkpoint"]).set(row["n"])
+        return 0
+
+    return alerts
+
+
+async def find_stale(conn: Connection, days: int) -> int:
+    """Queue a check for each lead that nothing has happened to for so long; part of the daily job."""
+    rows = await conn.fetch(leads.SQL["stale"], days)
+    await queue.enqueue(
+        conn,
+        [NewTask("lead.check", {"lead_id": str(r["id"]), "issues": ["no_update"]}, f"lead:{r['id']}") for r in rows],
+    )
+    return len(rows)
