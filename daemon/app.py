@@ -18,7 +18,8 @@ from daemon.listener import Beat, Listener
 from daemon.log import get_logger
 from daemon.metrics import Metrics
 from daemon.settings import Settings
-from daemon.timers import Sweep, Timers, keep_leases
+from daemon.sweep import Sweep
+from daemon.timers import Timers, keep_leases
 from daemon.transport import open_session
 from daemon.worker import Limits, Worker
 from handlers import leads, registry, sweep
@@ -105,11 +106,18 @@ class Daemon:
 
     async def open_database(self, *, wait: bool = True) -> None:
         """Prepare the database; while it is away, wait for it (or not)."""
+        conn = await self._connect(wait)
+        try:
+            await prepare(conn, self.pipelines)
+            await self._seed_schedules(conn)
+        finally:
+            await conn.close()
+
+    async def _connect(self, wait: bool) -> Connection:
         tries = 0
         while True:
             try:
-                conn = await db.connect(self.dsn)
-                break
+                return await db.connect(self.dsn)
             except DatabaseUnavailable as error:
                 if not wait:
                     raise
@@ -117,11 +125,6 @@ class Daemon:
                     log.warning("waiting for the database", error=str(error))
                 tries += 1
                 await asyncio.sleep(min(0.2 * tries, 2.0))
-        try:
-            await prepare(conn, self.pipelines)
-            await self._seed_schedules(conn)
-        finally:
-            await conn.close()
 
     async def _seed_schedules(self, conn: Connection) -> None:
         from daemon.timers import SQL  # noqa: PLC0415

@@ -5,6 +5,8 @@ database refuses becomes a failure of its own task. Neither harms the others.
 """
 
 import asyncio
+import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,13 +17,15 @@ from daemon import queue
 from daemon.db import RECONNECT_S, UNREACHABLE, Pool
 from daemon.log import get_logger
 from daemon.metrics import Metrics
-from daemon.outcome import Done, Fail
+from daemon.outcome import Done, Fail, Outcome
 from daemon.queue import Attempted, Kinds, Written
+from daemon.task import Task
 
 LARGEST_BATCH = 1000
 LOCKED_AGAIN_S = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 BUSY = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 
+LEVELS = {"done": logging.DEBUG, "retry": logging.INFO, "dead": logging.ERROR, "lost": logging.WARNING}
 log = get_logger("committer")
 
 
@@ -128,21 +132,20 @@ class Committer:
             self._ended(outcome, attempts)
 
     def _ended(self, outcome: str, attempts: Sequence[Attempted]) -> None:
-        for task, came_to in attempts:
-            self._locked.pop(task.id, None)
-            self.metrics.tasks.labels(task.kind, outcome).inc()
-            if outcome in ("retry", "dead"):
-                why = getattr(came_to, "error", None) or getattr(came_to, "reason", "")
-                level = log.error if outcome == "dead" else log.info
-                level(f"task {outcome}", task=task.id, kind=task.kind, key=task.key, attempt=task.attempt, reason=why)
-            elif outcome == "done":
-                log.debug("task done", task=task.id, kind=task.kind, key=task.key, attempt=task.attempt,
-                          reason=getattr(came_to, "reason", ""))  # fmt: skip
-            else:
-                self.metrics.leases_lost.inc()
-                log.warning("outcome discarded: its lease is gone", task=task.id, kind=task.kind, attempt=task.attempt)
-        if attempts:
-            self.on_written(attempts)
+        if not attempts:
+            return
+        for kind, count in Counter(task.kind for task, _ in attempts).items():
+            self.metrics.tasks.labels(kind, outcome).inc(count)
+        if outcome == "lost":
+            self.metrics.leases_lost.inc(len(attempts))
+        level = LEVELS[outcome]
+        if log.is_enabled_for(level):
+            for task, came_to in attempts:
+                log.log(level, "task ended", outcome=outcome, **_described(task), reason=_why(came_to))
+        if self._locked:
+            for task, _ in attempts:
+                self._locked.pop(task.id, None)
+        self.on_written(attempts)
 
     def _wait_for_lock(self, attempt: Attempted) -> None:
         waiting = self._locked.setdefault(attempt[0].id, Waiting(attempt))
@@ -158,3 +161,17 @@ class Committer:
     def locked(self) -> list[Any]:
         """The tasks whose outcome waits for somebody else's lock."""
         return [w.attempted[0] for w in self._locked.values()]
+
+
+def _described(task: Task) -> dict[str, Any]:
+    return {
+        "task": task.id,
+        "kind": task.kind,
+        "key": task.key,
+        "attempt": task.attempt,
+        "lead": task.payload.get("lead_id"),
+    }
+
+
+def _why(outcome: Outcome[Any]) -> str:
+    return outcome.error if isinstance(outcome, Fail) else outcome.reason

@@ -47,6 +47,8 @@ DAEMON_SESSION = {
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",
     "enable_mergejoin": "off",
+    "enable_hashjoin": "off",
+    "enable_material": "off",
     "jit": "off",
     "lock_timeout": "2s",
     "idle_in_transaction_session_timeout": "60s",

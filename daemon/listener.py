@@ -114,7 +114,12 @@ class Listener:
     async def _session(self) -> None:
         conn = self._conn = await connect(self.dsn, session=DAEMON_SESSION)
         gone = asyncio.Event()
-        conn.add_termination_listener(lambda _: (gone.set(), self._hint.set()))
+
+        def ended(_: object) -> None:
+            gone.set()
+            self._hint.set()
+
+        conn.add_termination_listener(ended)
         async with asyncio.timeout(self.beat.timeout_s + LOCK_TRIES_S):
             await self._sign_on(conn)
             if not self.beat.poll_only:
@@ -147,15 +152,14 @@ class Listener:
 
     async def _lock(self, conn: Connection, number: int) -> None:
         """Take the lock; the old session, or a peer that is just taking over, may hold it for a moment."""
-        while not await conn.fetchval(SQL["try_lock"], number):
+        while not await conn.fetchval(SQL["try_lock"], number):  # noqa: ASYNC110  # only the server knows when it is free
             await asyncio.sleep(0.02)
 
     async def _beat(self, conn: Connection) -> float:
         """Ask once; act on the answer; the seconds until something is due."""
         self._hint.clear()
         row = await conn.fetchrow(SQL["pulse"], self._number, timeout=self.beat.timeout_s)
-        assert row is not None
-        if row["in_recovery"]:
+        if row is None or row["in_recovery"]:
             raise ConnectionResetError("the server has become a standby")
         if not self.beat.poll_only and not (row["listening"] and row["locked"]):
             raise ConnectionResetError("the session has lost its LISTEN or its lock")

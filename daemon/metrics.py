@@ -2,6 +2,8 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from daemon.histogram import BatchHistogram
+
 FAST = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 SLOW = (0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
 
@@ -12,14 +14,9 @@ class Metrics:
     def __init__(self, version: str) -> None:
         self.registry = r = CollectorRegistry()
         self.tasks = Counter("orchestrator_tasks", "Attempts ended", ["kind", "outcome"], registry=r)
-        self.task_seconds = Histogram(
-            "orchestrator_task_seconds", "Time in the handler", ["kind"], buckets=FAST, registry=r
-        )
-        self.event_latency = Histogram(
-            "orchestrator_event_latency_seconds",
-            "From the committed row to the start of its handler",
-            buckets=FAST,
-            registry=r,
+        self.task_seconds = BatchHistogram("orchestrator_task_seconds", "Time in the handler", FAST, r, "kind")
+        self.event_latency = BatchHistogram(
+            "orchestrator_event_latency_seconds", "From the committed row to the start of its handler", FAST, r
         )
         self.queue_tasks = Gauge("orchestrator_queue_tasks", "Tasks in the queue", ["status"], registry=r)
         self.queue_oldest_age = Gauge("orchestrator_queue_oldest_age_seconds", "Age of the oldest due task", registry=r)

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, TypeVar
 
-E = TypeVar("E", covariant=True)
+E_co = TypeVar("E_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Done(Generic[E]):
+class Done(Generic[E_co]):
     """Finished: settle the task and write `effects` in the same transaction."""
 
-    effects: E
+    effects: E_co
     reason: str = ""
 
 
@@ -33,4 +33,4 @@ class Fail:
     unknown: bool = False
 
 
-Outcome = Done[E] | Snooze | Fail
+Outcome = Done[E_co] | Snooze | Fail

@@ -46,6 +46,18 @@ class Written:
     lost: list[Attempted] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A task that becomes available again: after a delay, or at a business time."""
+
+    task: Task
+    outcome: Outcome[Any]
+    delay_s: float | None
+    until: datetime | None
+    error: str
+    counts: bool
+
+
 @contextmanager
 def _overlap_is_no_claim() -> Iterator[None]:
     """Two claims of one key that did not see each other: the index refused the second, which tries again."""
@@ -68,7 +80,7 @@ def _claimed(rows: Sequence[asyncpg.Record], lease: UUID) -> list[Claimed]:
 
 
 async def claim(
-    conn: Connection, kinds: Kinds, room: Mapping[str, int], total: int, worker: UUID, lease_s: float
+    conn: Connection, kinds: Kinds, room: Mapping[str, int], total: int, *, worker: UUID, lease_s: float
 ) -> list[Claimed]:
     """Claim due tasks of these kinds, each up to its room, in order of priority, time and id."""
     lease = uuid4()
@@ -92,10 +104,9 @@ def _fences(attempts: Sequence[Attempted]) -> tuple[list[int], list[UUID]]:
     return [task.id for task, _ in attempts], [task.lease_id for task, _ in attempts]
 
 
-def _by_subject(kinds: Kinds, done: Sequence[Attempted]) -> dict[Subject[Any], list[tuple[Task, Any]]]:
+def _by_subject(kinds: Kinds, done: Sequence[tuple[Task, Done[Any]]]) -> dict[Subject[Any], list[tuple[Task, Any]]]:
     groups: dict[Subject[Any], list[tuple[Task, Any]]] = {}
     for task, outcome in done:
-        assert isinstance(outcome, Done)
         groups.setdefault(kinds[task.kind].subject, []).append((task, outcome.effects))
     return groups
 
@@ -103,80 +114,64 @@ def _by_subject(kinds: Kinds, done: Sequence[Attempted]) -> dict[Subject[Any], l
 async def write(conn: Connection, kinds: Kinds, attempts: Sequence[Attempted]) -> Written:
     """Write a batch of outcomes; the caller holds the transaction."""
     written = Written()
-    done = [a for a in attempts if isinstance(a[1], Done)]
+    done = [(task, o) for task, o in attempts if isinstance(o, Done)]
+    waits = [Wait(task, o, None, o.until, o.reason, counts=False) for task, o in attempts if isinstance(o, Snooze)]
+    deaths: list[tuple[Task, Fail]] = []
+    for task, outcome in attempts:
+        if isinstance(outcome, Fail):
+            again = _again(kinds[task.kind], task, outcome)
+            if again is None:
+                deaths.append((task, outcome))
+            else:
+                waits.append(again)
     if done:
         await _write_done(conn, kinds, done, written)
-    snoozed = [a for a in attempts if isinstance(a[1], Snooze)]
-    failed = [a for a in attempts if isinstance(a[1], Fail)]
-    if snoozed or failed:
-        await _write_undone(conn, kinds, snoozed, failed, written)
+    if waits:
+        await _postpone(conn, waits, written)
+    if deaths:
+        await _bury(conn, kinds, deaths, written)
     return written
 
 
-async def _write_done(conn: Connection, kinds: Kinds, done: Sequence[Attempted], written: Written) -> None:
+def _again(kind: Kind[Any], task: Task, fail: Fail) -> Wait | None:
+    """When a failed attempt is tried again, if it is."""
+    base_s = kind.policy.backoff_s
+    verdict = after_failure(task.attempt, task.max_attempts, fail.retryable, fail.after_s, random(), base_s=base_s)
+    return Wait(task, fail, verdict.delay_s, None, fail.error, counts=True) if isinstance(verdict, Retry) else None
+
+
+async def _write_done(conn: Connection, kinds: Kinds, done: Sequence[tuple[Task, Done[Any]]], written: Written) -> None:
     held: set[int] = set()
     for subject, items in _by_subject(kinds, done).items():
         held.update(await subject.hold(conn, items))
     written.locked = [a for a in done if a[0].id not in held]
     ready = [a for a in done if a[0].id in held]
-    results = [outcome.reason if isinstance(outcome, Done) else "" for _, outcome in ready]
-    ours = {r["id"] for r in await conn.fetch(SQL["settle"], *_fences(ready), results)}
-    written.settled = [a for a in ready if a[0].id in ours]
-    written.lost = [a for a in ready if a[0].id not in ours]
-    for subject, items in _by_subject(kinds, written.settled).items():
+    rows = await conn.fetch(SQL["settle"], *_fences(ready), [outcome.reason for _, outcome in ready])
+    ours = {r["id"] for r in rows}
+    settled = [a for a in ready if a[0].id in ours]
+    written.settled = list(settled)
+    written.lost += [a for a in ready if a[0].id not in ours]
+    for subject, items in _by_subject(kinds, settled).items():
         await subject.commit(conn, items)
 
 
-async def _write_undone(
-    conn: Connection, kinds: Kinds, snoozed: Sequence[Attempted], failed: Sequence[Attempted], written: Written
-) -> None:
-    waits: list[tuple[Attempted, float | None, datetime | None, str | None, bool]] = []
-    deaths: list[tuple[Task, str, bool, Attempted]] = []
-    for attempt in snoozed:
-        assert isinstance(attempt[1], Snooze)
-        waits.append((attempt, None, attempt[1].until, attempt[1].reason, False))
-    for attempt in failed:
-        task, fail = attempt
-        assert isinstance(fail, Fail)
-        verdict = after_failure(
-            task.attempt, task.max_attempts, fail.retryable, fail.after_s, random(),
-            base_s=kinds[task.kind].policy.backoff_s,
-        )  # fmt: skip
-        if isinstance(verdict, Retry):
-            waits.append((attempt, verdict.delay_s, None, fail.error, True))
-        else:
-            deaths.append((task, fail.error, fail.unknown, attempt))
-    await _postpone(conn, waits, written)
-    await _bury(conn, kinds, deaths, written)
-
-
-async def _postpone(
-    conn: Connection,
-    waits: Sequence[tuple[Attempted, float | None, datetime | None, str | None, bool]],
-    written: Written,
-) -> None:
-    if not waits:
-        return
-    attempts, delays, times, errors, counts = zip(*waits, strict=True)
-    rows = await conn.fetch(SQL["postpone"], *_fences(attempts), list(delays), list(times), list(errors), list(counts))
-    ours = {r["id"] for r in rows}
+async def _postpone(conn: Connection, waits: Sequence[Wait], written: Written) -> None:
+    attempts: list[Attempted] = [(w.task, w.outcome) for w in waits]
+    columns = [w.delay_s for w in waits], [w.until for w in waits], [w.error for w in waits], [w.counts for w in waits]
+    ours = {r["id"] for r in await conn.fetch(SQL["postpone"], *_fences(attempts), *columns)}
     written.retried = [a for a in attempts if a[0].id in ours]
     written.lost += [a for a in attempts if a[0].id not in ours]
 
 
-async def _bury(
-    conn: Connection, kinds: Kinds, deaths: Sequence[tuple[Task, str, bool, Attempted]], written: Written
-) -> None:
-    if not deaths:
-        return
-    attempts = [d[3] for d in deaths]
-    ours = {r["id"] for r in await conn.fetch(SQL["kill"], *_fences(attempts), [d[1] for d in deaths])}
-    for task, error, unknown, attempt in deaths:
+async def _bury(conn: Connection, kinds: Kinds, deaths: Sequence[tuple[Task, Fail]], written: Written) -> None:
+    rows = await conn.fetch(SQL["kill"], *_fences(deaths), [fail.error for _, fail in deaths])
+    ours = {r["id"] for r in rows}
+    for task, fail in deaths:
         if task.id in ours:
-            await kinds[task.kind].subject.bury(conn, task, error, unknown)
-            written.dead.append(attempt)
+            await kinds[task.kind].subject.bury(conn, task, fail.error, fail.unknown)
+            written.dead.append((task, fail))
         else:
-            written.lost.append(attempt)
+            written.lost.append((task, fail))
 
 
 async def settled_already(conn: Connection, attempts: Sequence[Attempted]) -> set[int]:

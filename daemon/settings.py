@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import time
 from decimal import Decimal
-from email.utils import parseaddr
+from email.utils import getaddresses
 from functools import cache
 from math import inf, isfinite
 from pathlib import Path
@@ -131,7 +131,8 @@ def _is_loopback(host: str) -> bool:
 
 def _address(value: object) -> str:
     text = str(value).strip()
-    if not re.fullmatch(r"[^\s@<>,]+@[^\s@<>,]+", parseaddr(text)[1]) or not text.isprintable():
+    found = [address for _, address in getaddresses([text])]
+    if len(found) != 1 or not re.fullmatch(r"[^\s@<>,]+@[^\s@<>,]+", found[0]) or not text.isprintable():
         raise ValueError(f"must be one email address, not {text!r}")
     return text
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from asyncpg import Connection
 
 E = TypeVar("E")
+E_contra = TypeVar("E_contra", contravariant=True)
 
 URGENT, NORMAL, LOW = 10, 50, 90
 """Priorities: the lower goes first within its kind."""
@@ -55,16 +56,16 @@ class Policy:
     concurrency: int | None = None
 
 
-class Subject(Protocol[E]):
+class Subject(Protocol[E_contra]):
     """What a family of kinds is about: it alone reads the snapshots and writes the effects, in sets."""
 
     async def load(self, conn: "Connection[Any]", tasks: Sequence[Task]) -> Mapping[int, Any]:
         """The snapshots that the attempts will decide on, by task id; a subject that is gone has none."""
 
-    async def hold(self, conn: "Connection[Any]", done: Sequence[tuple[Task, E]]) -> Collection[int]:
+    async def hold(self, conn: "Connection[Any]", done: Sequence[tuple[Task, E_contra]]) -> Collection[int]:
         """Lock what is to be written, waiting for nobody; the ids of the tasks that may be committed now."""
 
-    async def commit(self, conn: "Connection[Any]", done: Sequence[tuple[Task, E]]) -> None:
+    async def commit(self, conn: "Connection[Any]", done: Sequence[tuple[Task, E_contra]]) -> None:
         """Write the effects. SQL only, one statement per kind of effect."""
 
     async def bury(self, conn: "Connection[Any]", task: Task, error: str, unknown: bool) -> None:

@@ -1,4 +1,4 @@
-"""What happens by the clock: the daemon's own jobs in `schedules`, first of all the sweep; and lease renewal.
+"""What happens by the clock: the daemon's own jobs in `schedules`; and lease renewal.
 
 A slot is won by whoever moves `next_slot` on, so any number of daemons fire it once. Deadlines need no timer of
 their own: the listener's beat fires them, and it beats when the next one is due.
@@ -6,9 +6,9 @@ their own: the listener's beat fires them, and it beats when the next one is due
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import asyncpg
 
@@ -24,48 +24,6 @@ log = get_logger("timers")
 
 TICK = timedelta(microseconds=1)
 Job = Callable[[], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One step of a sweep; answers how many causes it found without their task."""
-
-    name: str
-    run: Callable[[Connection], Awaitable[int]]
-
-
-@dataclass(slots=True)
-class Sweep:
-    """Repairs what should have a task and has none; a failing step never stops the rest."""
-
-    pool: Pool
-    steps: Sequence[Step]
-    metrics: Metrics
-    last: datetime | None = None
-
-    async def run(self) -> int:
-        """Run every step, each in its own transaction; the number of causes found."""
-        began, found = time.perf_counter(), 0
-        results = [await self._step(step) for step in self.steps]
-        found = sum(n for n in results if n is not None)
-        if None not in results:
-            self.metrics.sweep_last_success.set_to_current_time()
-            self.last = datetime.now().astimezone()
-        log.info("swept", found=found, seconds=round(time.perf_counter() - began, 4), failed=results.count(None))
-        return found
-
-    async def _step(self, step: Step) -> int | None:
-        try:
-            with self.metrics.sweep_seconds.labels(step.name).time():
-                async with self.pool.acquire() as conn, conn.transaction():
-                    found = await step.run(conn)
-        except (*UNREACHABLE, asyncpg.PostgresError) as error:
-            log.error("sweep step failed", step=step.name, error=str(error))
-            return None
-        if found:
-            self.metrics.found_by_sweep.inc(found)
-            log.warning("sweep found work without a task", step=step.name, found=found)
-        return found
 
 
 @dataclass(slots=True)

@@ -153,7 +153,7 @@ class Worker:
         if not room:
             return []
         async with self.claims.acquire() as conn:
-            return await queue.claim(conn, self.kinds, room, total, self.id, self.limits.lease_s)
+            return await queue.claim(conn, self.kinds, room, total, worker=self.id, lease_s=self.limits.lease_s)
 
     async def _run_lonely(self) -> int:
         """Let everything else end, then run one task that keeps killing its daemon with nothing beside it."""
@@ -191,7 +191,7 @@ class Worker:
                 for subject, its_tasks in by_subject.items():
                     snapshots.update(await subject.load(conn, its_tasks))
         except UNREACHABLE:
-            self.spawn(self._give_back(tasks))
+            await self._give_back(tasks)
             return None
         return snapshots
 
@@ -211,10 +211,7 @@ class Worker:
     def _decide_all(self, kind: Kind[Any], tasks: Sequence[Task], snapshots: Mapping[int, Any]) -> list[Attempted]:
         began = time.perf_counter()
         decided = [(task, self._decide(kind, task, snapshots.get(task.id))) for task in tasks]
-        each = (time.perf_counter() - began) / len(tasks)
-        seconds = self.metrics.task_seconds.labels(kind.name)
-        for _ in tasks:
-            seconds.observe(each)
+        self.metrics.task_seconds.observe((time.perf_counter() - began) / len(tasks), kind.name, len(tasks))
         return decided
 
     def _decide(self, kind: Kind[Any], task: Task, snapshot: Any) -> Outcome[Any]:
@@ -246,15 +243,17 @@ class Worker:
     async def _execute(self, kind: Kind[Any], task: Task, snapshot: Any) -> Outcome[Any]:
         if task.interruptions >= MOST_INTERRUPTIONS:
             return _worn_out(task)
+        began = time.perf_counter()
         try:
-            with self.metrics.task_seconds.labels(kind.name).time():
-                async with asyncio.timeout(kind.policy.timeout_s):
-                    return await kind.execute(task, snapshot, self.context)
+            async with asyncio.timeout(kind.policy.timeout_s):
+                return await kind.execute(task, snapshot, self.context)
         except TimeoutError:
             return Fail(f"no outcome within {kind.policy.timeout_s:g} s")
         except Exception as error:  # the attempt: whatever a handler raises is this task's failure
             log.exception("handler raised")
             return Fail(f"{type(error).__name__}: {error}")
+        finally:
+            self.metrics.task_seconds.observe(time.perf_counter() - began, kind.name)
 
     # -- ending
 

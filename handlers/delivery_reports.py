@@ -1,7 +1,8 @@
 """What a mail system's report says: which recipient failed, and whether the address itself is to blame.
 
-Reads text only, so a stored reply is enough: RFC 3464 fields, RFC 5965 complaints, RFC 8098 receipts, and the prose of
-systems that send none of them. "Permanent" is not "bad address": a full mailbox or a refused sender says nothing about it.
+Reads text only, so a stored reply is enough: RFC 3464 fields, RFC 5965 complaints, RFC 8098 receipts, and the prose
+of systems that send none of them. "Permanent" is not "bad address": a full mailbox or a refused sender says nothing
+about it.
 """
 
 import re
@@ -69,42 +70,79 @@ _CAUSES = tuple(
     for cause, pattern in (
         (
             "mailbox full",
-            r"(?:mailbox|inbox|account|user|recipient|folder)\W[^.]{0,30}\bfull\b|over ?quota|quota (?:exceeded|is full|violation)|exceed\w*[^.]{0,40}"
-            r"(?:quota|storage|mailbox)|(?:out of|insufficient|not enough)[^.]{0,20}(?:storage|space)|storage (?:limit|allocation)"
-            r"|disk (?:quota|full)|\bquota\b|full mailbox|postfach[^.]{0,40}voll|bo[iî]te[^.]{0,30}pleine|buz[oó]n[^.]{0,20}lleno",
+            (
+                r"(?:mailbox|inbox|account|user|recipient|folder)\W[^.]{0,30}\bfull\b|over ?quota|quota (?:exceeded"
+                r"|is full|violation)|exceed\w*[^.]{0,40}"
+                r"(?:quota|storage|mailbox)|(?:out of|insufficient|not enough)[^.]{0,20}(?:storage|space)"
+                r"|storage (?:limit|allocation)"
+                r"|disk (?:quota|full)|\bquota\b|full mailbox|postfach[^.]{0,40}voll|bo[iî]te[^.]{0,30}pleine"
+                r"|buz[oó]n[^.]{0,20}lleno"
+            ),
         ),
         (
             "message refused for its size",
-            r"(?:message|mail|attachment)\W[^.]{0,30}too (?:large|big|long)|(?:message|mail)[^.]{0,20}exceeds|size limit|(?:maximum|max) (?:message )?size",
+            (
+                r"(?:message|mail|attachment)\W[^.]{0,30}too (?:large|big|long)|(?:message|mail)[^.]{0,20}exceeds"
+                r"|size limit|(?:maximum|max) (?:message )?size"
+            ),
         ),
         (
             "refused by policy or reputation",
-            r"\bspam|block(?:ed|ing|list)|black ?list|\breputation|\bpolic(?:y|ies)\b|\b(?:dmarc|spf|dkim|rbl|dnsbl|spamhaus|ptr|helo|ehlo)\b|denied|den(?:y|ies)"
-            r"|not (?:authori[sz]ed|permitted|allowed|accept\w* (?:mail|from|e-?mail from)|trusted)|unauthenticated|authenticat|\bvirus|banned|listed (?:at|in|by|on) (?!domino|public|the)"
-            r"|relay(?:ing|ed)?\b|rate limit|too many (?:messages|connections|recipients|e-?mails|invalid)|suspicio|prohibit|throttl|gr[ae]y ?list|unsolicited|\bbulk\b|junk|restrict"
-            r"|sender (?:address )?(?:rejected|denied|unknown|verify|domain)|reverse dns|content|phish|malware|limit(?:ed)? exceeded|daily limit|sending limit|unusual|abuse|only accepts|moderat|security",
+            (
+                r"\bspam|block(?:ed|ing|list)|black ?list|\breputation|\bpolic(?:y|ies)\b|\b(?:dmarc|spf|dkim|rbl"
+                r"|dnsbl|spamhaus|ptr|helo|ehlo)\b|denied|den(?:y|ies)"
+                r"|not (?:authori[sz]ed|permitted|allowed|accept\w* (?:mail|from|e-?mail from)|trusted)"
+                r"|unauthenticated|authenticat|\bvirus|banned|listed (?:at|in|by|on) (?!domino|public|the)"
+                r"|relay(?:ing|ed)?\b|rate limit|too many (?:messages|connections|recipients|e-?mails|invalid)"
+                r"|suspicio|prohibit|throttl|gr[ae]y ?list|unsolicited|\bbulk\b|junk|restrict"
+                r"|sender (?:address )?(?:rejected|denied|unknown|verify|domain)|reverse dns|content (?:rejected"
+                r"|filter|not)|(?:message|mail) content|phish|malware|limit(?:ed)? exceeded|daily limit"
+                r"|sending limit|unusual|abuse|only accepts|moderat|security"
+            ),
         ),
         (
             "mailbox disabled",
-            r"disabled|inactiv|suspended|deactivated|not active|locked|discontinued|temporarily unavailable|account (?:is )?closed|expired account",
+            (
+                r"disabled|inactiv|suspended|deactivated|not active|locked|discontinued|temporarily unavailable"
+                r"|account (?:is )?closed|expired account"
+            ),
         ),
         (
             "not routed",
-            r"time(?:d)? ?out|timeout|connect(?:ion)? (?:refused|timed|reset|lost|failed|to)|\bloop|too many hops|hop count|no route|unreachable|retry time|expired"
-            r"|not respond|could(?: not|n't) connect|try again later|temporar|name service error|no mx|mail for [^ ]+ loops|next hop|dns (?:error|fail|lookup)|not reachable",
+            (
+                r"time(?:d)? ?out|timeout|connect(?:ion)? (?:refused|timed|reset|lost|failed|to)|\bloop"
+                r"|too many hops|hop count|no route|unreachable|retry time|expired"
+                r"|not respond|could(?: not|n't) connect|try again later|temporar|name service error|no mx"
+                r"|mail for [^ ]+ loops|next hop|dns (?:error|fail|lookup)|not reachable"
+            ),
         ),
     )
 )
-_WHO = r"(?:user(?: ?id)?|mailbox|recipient|account|address|addressee|alias|destination|person|mail ?box|local part|name|inbox|empf[äa]nger|benutzer|adresse?|destinat\w+)"
+_WHO = (
+    r"(?:user(?: ?id)?|mailbox|recipient|account|address|addressee|alias|destination|person|mail ?box|local part"
+    r"|name|inbox|empf[äa]nger|benutzer|adresse?|destinat\w+)"
+)
 _NO_SUCH = re.compile(
-    rf"\b(?:unknown|invalid|bad|non-?existent|nonexisting|no such|no|not a (?:valid|known|local)|illegal|incorrect|undeliverable) (?:[a-z-]+ ){{0,2}}?{_WHO}\b"
-    rf"|\b{_WHO}s?\b[^.;\n]{{0,80}}?\b(?:(?:does|do|did) ?(?:not|n[o']t)(?: seem to| appear to)? exist|(?:was|is|are|were|could|can)?(?: ?not|n't)(?: be)? (?:found|known|valid|recogni[sz]ed|listed|registered|a valid)"
-    r"|(?:is |was )?(?:unknown|invalid|nonexistent|non-existent)|no longer (?:valid|exists?|in use|available|on server|at|with)|not exist|unbekannt|existiert nicht|inconnue?|introuvable|n'existe pas"
-    r"|no existe|desconocid[oa]|non esiste|sconosciut[oa]|bestaat niet|onbekend|n[ãa]o existe|nicht gefunden|no se (?:ha )?encontr)"
-    rf"|\b(?:couldn't|could not|cannot|can't|wasn't|isn't) (?:be found|find (?:the |that |this |an? )?(?:e-?mail )?{_WHO}|found)|wasn't found|recipnotfound|recipientnotfound|unrout(?:e)?able address"
-    r"|user[ _]?unknown|unknown[ _]?user|mailbox unavailable|mailbox not available|host (?:is )?unknown|unknown host|(?:host|domain)(?: name)?(?: \S+)? (?:not found|does(?: not|n't) exist|unknown)|no such (?:host|domain)"
-    r"|non-?existent (?:domain|host)|null mx|(?:doesn't|does not) have an? \S+ account|no mailbox here by that name|has moved|this e-?mail address (?:is )?(?:wrong|not)|not our (?:customer|user)|address(?:ee)? (?:rejected|error)"
-    r"|not listed in (?:domino|public|the)[^.]{0,30}(?:directory|address book)|no (?:account|person|one|mailbox) (?:by|with|of) (?:that|this) name|no such (?:person|account)|unknown (?:or illegal )?alias|no longer (?:works|employed)"
+    rf"\b(?:unknown|invalid|bad|non-?existent|nonexisting|no such|no|not a (?:valid|known|local)|illegal"
+    rf"|incorrect|undeliverable) (?:[a-z-]+ ){{0,2}}?{_WHO}\b"
+    rf"|\b{_WHO}s?\b[^.;\n]{{0,80}}?\b(?:(?:does|do|did) ?(?:not|n[o']t)(?: seem to| appear to)? exist|(?:was"
+    rf"|is|are|were|could|can)?(?: ?not|n't)(?: be)? (?:found|known|valid|recogni[sz]ed|listed|registered"
+    rf"|a valid)"
+    r"|(?:is |was )?(?:unknown|invalid|nonexistent|non-existent)|no longer (?:valid|exists?|in use|available"
+    r"|on server|at|with)|not exist|unbekannt|existiert nicht|inconnue?|introuvable|n'existe pas"
+    r"|no existe|desconocid[oa]|non esiste|sconosciut[oa]|bestaat niet|onbekend|n[ãa]o existe|nicht gefunden"
+    r"|no se (?:ha )?encontr)"
+    rf"|\b(?:couldn't|could not|cannot|can't|wasn't|isn't) (?:be found|find (?:the |that |this "
+    rf"|an? )?(?:e-?mail )?{_WHO}|found)|wasn't found|recipnotfound|recipientnotfound|unrout(?:e)?able address"
+    r"|user[ _]?unknown|unknown[ _]?user|mailbox unavailable|mailbox not available|host (?:is )?unknown"
+    r"|unknown host|(?:host|domain)(?: name)?(?: \S+)? (?:not found|does(?: not|n't) exist|unknown)"
+    r"|no such (?:host|domain)"
+    r"|non-?existent (?:domain|host)|null mx|(?:doesn't|does not) have an? \S+ account"
+    r"|no mailbox here by that name|has moved|this e-?mail address (?:is )?(?:wrong|not)|not our (?:customer"
+    r"|user)|address(?:ee)? (?:rejected|error)"
+    r"|not listed in (?:domino|public|the)[^.]{0,30}(?:directory|address book)|no (?:account|person|one"
+    r"|mailbox) (?:by|with|of) (?:that|this) name|no such (?:person|account)|unknown (?:or illegal )?alias"
+    r"|no longer (?:works|employed)"
 )
 _CODE = re.compile(r"(?<![\w.])([245]\.[0-7]\.\d{1,3})(?!\d|\.\w)")
 _REPLY_AND_CODE = re.compile(r"(?<![\d.])[245]\d\d[ \-#:(]+#?([245]\.[0-7]\.\d{1,3})(?!\d|\.\w)")
@@ -153,8 +191,10 @@ def _code(status: str, words: str) -> str:
 
 _EMAIL = re.compile(r"[^\s<>()\[\],;:\"'@]+@[^\s<>()\[\],;:\"'@]+\.[^\s<>()\[\],;:\"'@]*\w")
 _SPLIT = re.compile(
-    r"(?im)^[ \t]*(?:-{2,}[ \w]*(?:original message|this is a copy of|copy of the (?:original )?message|unsent message|returned message|message header|undelivered message|"
-    r"body of message|below this line is a copy|message text follows|forwarded message)[^\n]*|(?:below is a copy of the )?original message(?: headers| follows|:)[^\n]*|message headers? follows?\W*$|"
+    r"(?im)^[ \t]*(?:-{2,}[ \w]*(?:original message|this is a copy of|copy of the (?:original )?message"
+    r"|unsent message|returned message|message header|undelivered message|"
+    r"body of message|below this line is a copy|message text follows|forwarded message)[^\n]*"
+    r"|(?:below is a copy of the )?original message(?: headers| follows|:)[^\n]*|message headers? follows?\W*$|"
     r"received:\s*from [^\n]*|return-path: <[^\n]*)$"
 )
 _PERSON_PREFIX = re.compile(r"(?i)\s*(?:re|fwd?|aw|wg|tr|sv)\s*:")
@@ -162,13 +202,13 @@ _PERSON_PREFIX = re.compile(r"(?i)\s*(?:re|fwd?|aw|wg|tr|sv)\s*:")
 
 def _split(text: str) -> tuple[str, str]:
     """The report, and the message that it reports on. What parse_mail marked is certain; else by the usual lines."""
-    report, marked, original = text.partition(ORIGINAL)
+    report, _, original = text.partition(ORIGINAL)
     prose = _SPLIT.search(report)
     if not prose:
         return report, original
-    fields = report.find("Final-Recipient:", prose.start()) if marked else -1
-    kept = report[: prose.start()] + ("\n\n" + report[fields:] if fields >= 0 else "")
-    return kept, original or report[prose.start() :]
+    fields = re.compile(r"(?im)^final-recipient:").search(report, prose.start())
+    start = max(prose.start(), report.rfind("\n\n", 0, fields.start())) if fields else len(report)
+    return f"{report[: prose.start()]}\n\n{report[start:]}", original or report[prose.start() :]
 
 
 def _field_groups(text: str) -> Iterator[dict[str, str]]:
@@ -190,12 +230,7 @@ def _complaint(letter: Letter, groups: list[dict[str, str]], original: str) -> R
         return None
     if kind in {"not-spam", "auth-failure", "dmarc"}:
         return Report("delivery_notice", f"feedback report of type {kind}")
-    named = next((g for g in _field_groups(original + "\n\n" + letter.text) if "x-hmxmroriginalrecipient" in g), {})
-    told = (
-        fields.get("original-rcpt-to", ""),
-        fields.get("removal-recipient", ""),
-        named.get("x-hmxmroriginalrecipient", ""),
-    )
+    told = re.findall(r"(?im)^(?:original-rcpt-to|removal-recipient|x-hmxmroriginalrecipient):(.*)$", letter.text)
     bad = _addresses(told, letter.ours) or _to_of(original, letter.ours)
     if kind.startswith("opt-out"):
         return Report("opt_out", "feedback report: opt-out", bad, bad)
@@ -209,7 +244,8 @@ def _to_of(original: str, ours: frozenset[str]) -> tuple[str, ...]:
 
 
 _RECEIPT_SUBJECT = re.compile(
-    r"(?i)\s*(?:read|not read|gelesen|lu|le[ií]do|letto|return receipt|read receipt|disposition notification|delivered|relayed)\s*[:(]"
+    r"(?i)\s*(?:read|not read|gelesen|lu|le[ií]do|letto|return receipt|read receipt|disposition notification"
+    r"|delivered|relayed)\s*[:(]"
 )
 
 
@@ -249,8 +285,8 @@ def _has_failed(group: dict[str, str], subject: str) -> bool:
 
 
 def _failure_in(group: dict[str, str], letter: Letter, prose: dict[str, str], text: str, original: str) -> Failure:
-    names = ("final-recipient", "original-recipient", "x-actual-recipient")
-    addresses = _addresses([group.get(name, "") for name in names], letter.ours) or _to_of(original, letter.ours)
+    named = _addresses([group.get(name, "") for name in ("final-recipient", "original-recipient")], letter.ours)
+    addresses = named or _addresses([group.get("x-actual-recipient", "")], letter.ours) or _to_of(original, letter.ours)
     status, words = group.get("status", ""), group.get("diagnostic-code", "")
     cause, code = cause_of(status, words)
     if cause == "reason not told" or not words:
@@ -273,35 +309,58 @@ def _bounce(failures: list[Failure]) -> Report:
 # Prose
 
 _DAEMON = re.compile(
-    r"(?i)^\W*@|^\W*(?:mailer-?daemon|post[-_]?master|mail-?daemon|mdaemon|mail-?delivery\S*|mail-system|mmdf)@|mailer-daemon"
+    r"(?i)^\W*@|^\W*(?:mailer-?daemon|post[-_]?master|mail-?daemon|mdaemon|mail-?delivery\S*|mail-system|mmdf)@"
+    r"|mailer-daemon"
     r"|mail delivery|system administrator|mail (?:system|administrator)|postmaster"
 )
 _MACHINE = re.compile(r"(?i)^\W*(?:bounces?\S*|root|admin\w*|system|uucp|smtp|no-?reply|delivery\S*|mail)@")
 _FAILURE_SUBJECT = re.compile(
-    r"(?i)undeliver|non-?deliver|not be delivered|(?:delivery|send\w*|transmission).{0,30}(?:fail|error|problem|incomplete|status|notif|report)|fail\w*.{0,20}(?:deliver|notice|send)|return(?:ed|ing).{0,20}(?:mail|message|to sender)"
-    r"|(?:mail|message).{0,30}(?:return|not delivered|bounced|rejected|error|fail|undeliver)|mail status|message status|user unknown|unzustellbar|nicht zugestellt|zustellung|[uü]bermittlungsstatus|non remis|échec|non-remise|no se puede entregar|no entregado|mancato recapito|mislukt|onbestelbaar|n[aã]o entregue|delayed|could ?n[o']t (?:be )?(?:sent|send|deliver)"
+    r"(?i)undeliver|non-?deliver|not be delivered|(?:delivery|send\w*|transmission).{0,30}(?:fail|error|problem"
+    r"|incomplete|status|notif|report)|fail\w*.{0,20}(?:deliver|notice|send)|return(?:ed|ing).{0,20}(?:mail"
+    r"|message|to sender)"
+    r"|(?:mail|message).{0,30}(?:return|not delivered|bounced|rejected|error|fail|undeliver)|mail status"
+    r"|message status|user unknown|unzustellbar|nicht zugestellt|zustellung|[uü]bermittlungsstatus|non remis"
+    r"|échec|non-remise|no se puede entregar|no entregado|mancato recapito|mislukt|onbestelbaar|n[aã]o entregue"
+    r"|delayed|could ?n[o']t (?:be )?(?:sent|send|deliver)"
 )
 _FAILURE_TEXT = re.compile(
-    r"(?i)(?:could|can|was|were|been|be|has|is|did)(?: ?not|n't)(?: be| been| yet been)? (?:deliver|reach|sent|complet)|unable to (?:deliver|send|complete)|(?:wasn't|not) able to deliver|undeliver|deliver\w* (?:\w+ ){0,5}(?:fail|error|abort|impossible)|fail\w* (?:\w+ ){0,4}deliver|permanent(?:ly)? (?:\w+ )?(?:error|fail)|fatal error|return(?:ed|ing) (?:\w+ ){0,4}(?:sender|message|mail)"
-    r"|reject|not deliver|error (?:occurred|deliver|while)|did not reach|non-?deliver|did not like|(?<!\d)5[05]\d[ -#]+5\.\d\.\d|(?<!\d)5[05]\d [a-z<]|user unknown|unknown user|no such user|does not exist|mailbox|bounced|nicht zugestellt|nicht zustell|n'a pas pu|no se pudo|kon niet|unknown (?:address|recipient)|error"
+    r"(?i)(?:could|can|was|were|been|be|has|is|did)(?: ?not|n't)(?: be| been| yet been)? (?:deliver|reach|sent"
+    r"|complet)|unable to (?:deliver|send|complete)|(?:wasn't|not) able to deliver|undeliver"
+    r"|deliver\w* (?:\w+ ){0,5}(?:fail|error|abort|impossible)|fail\w* (?:\w+ ){0,4}deliver"
+    r"|permanent(?:ly)? (?:\w+ )?(?:error|fail)|fatal error|return(?:ed|ing) (?:\w+ ){0,4}(?:sender|message"
+    r"|mail)"
+    r"|reject|not deliver|error (?:occurred|deliver|while)|did not reach|non-?deliver|did not like"
+    r"|(?<!\d)5[05]\d[ -#]+5\.\d\.\d|(?<!\d)5[05]\d [a-z<]|user unknown|unknown user|no such user"
+    r"|does not exist|mailbox|bounced|nicht zugestellt|nicht zustell|n'a pas pu|no se pudo|kon niet"
+    r"|unknown (?:address|recipient)|error"
 )
+_PLAIN_FAILURE = re.compile(r"(?i)(?:could not|cannot|couldn't|can't) be delivered to\b|(?<!\d)5[05]\d[ -]5\.\d\.\d")
 _DELAY = re.compile(
-    r"(?i)\(delay\)|\bdelayed\b|delivery incomplete|warning: (?:message|could not send|mail)|(?:for past|still being retried|has not yet been|will (?:continue to|keep) (?:try|retry)|will retry|will be retried|attempts will continue|verz[öo]gert)|warning message only|temporary problem delivering"
+    r"(?i)\(delay\)|\bdelayed\b|delivery incomplete|warning: (?:message|could not send|mail)|(?:for past"
+    r"|still being retried|has not yet been|will (?:continue to|keep) (?:try|retry)|will retry|will be retried"
+    r"|attempts will continue|verz[öo]gert)|warning message only|temporary problem delivering"
 )
 _GIVES_UP = re.compile(
-    r"(?i)giv(?:en|ing) up|no longer|will not be (?:retried|attempted)|permanent|too long|retry time(?:out)? exceeded|final"
+    r"(?i)giv(?:en|ing) up|no longer|will not be (?:retried|attempted)|permanent|too long"
+    r"|retry time(?:out)? exceeded|final"
 )
 _SUCCESS = re.compile(
-    r"(?i)(?:successful(?:ly)?\W.{0,30}deliver|deliver\w*.{0,30}success|(?:was|been|is) (?:successfully )?(?:delivered|relayed) (?:to|by|success)|delivery status notification \((?:success|relay)|^delivered:|^relayed:)"
+    r"(?i)(?:successful(?:ly)?\W.{0,30}deliver|deliver\w*.{0,30}success|(?:was|been"
+    r"|is) (?:successfully )?(?:delivered|relayed) (?:to|by|success)|delivery status notification \((?:success"
+    r"|relay)|^delivered:|^relayed:)"
 )
 _LINE_OF = re.compile(
-    r"^[\s>*|-]*(?:(?:to|recipients?|failed recipients?|address|user|recipient address|e-?mail)\s*:\s*)?(?:[^<@:]{0,40}<)?(?:mailto:)?[\"'(<]*("
+    (
+        r"^[\s>*|-]*(?:(?:to|recipients?|failed recipients?|address|user|recipient address"
+        r"|e-?mail)\s*:\s*)?(?:[^<@:]{0,40}<)?(?:mailto:)?[\"'(<]*("
+    )
     + _EMAIL.pattern
     + ")"
 )
 _ROLE = re.compile(r"(?i)(?:mailer-?daemon|postmaster|mail-?daemon|mdaemon|abuse|hostmaster)@")
 _CONTACT = re.compile(
-    r"(?i)\b(?:contact|assistance|help ?desk|support|questions|please (?:send|e-?mail|forward|write)|from:|message-id|reporting-mta|sender|x-)\b"
+    r"(?i)\b(?:contact|assistance|help ?desk|support|questions|please (?:send|e-?mail|forward|write)|from:"
+    r"|message-id|reporting-mta|sender|x-)\b"
 )
 
 
@@ -328,8 +387,15 @@ def _is_about_delivery(letter: Letter, text: str) -> bool:
         return False
     subject, words = _FAILURE_SUBJECT.search(letter.subject), _FAILURE_TEXT.search(text)
     if _DAEMON.search(letter.sender):
-        return bool(words or _SUCCESS.search(f"{letter.subject}\n{text}") or _DELAY.search(f"{letter.subject}\n{text}"))
+        return bool(
+            words
+            or subject
+            or _SUCCESS.search(f"{letter.subject}\n{text}")
+            or _DELAY.search(f"{letter.subject}\n{text}")
+        )
     by_machine = _MACHINE.search(letter.sender) or letter.headers.get("return-path", "").strip() == "<>"
+    if by_machine and _PLAIN_FAILURE.search(text):
+        return True
     return bool(subject and words and (by_machine or _inline(text, letter)))
 
 

@@ -217,7 +217,7 @@ def _rounds(kind: type[Written], rows: list[tuple[int, Effect]]) -> list[list[tu
         return [rows]
     rounds: list[dict[UUID, tuple[int, Effect]]] = [{}]
     for row in rows:
-        lead_id = row[1].lead_id  # type: ignore[union-attr]  # both kinds have one
+        lead_id: UUID = row[1].lead_id  # type: ignore[union-attr,assignment]  # both kinds have one
         place = next((r for r in rounds if lead_id not in r), None)
         if place is None:
             rounds.append(place := {})

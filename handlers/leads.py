@@ -207,11 +207,11 @@ async def _sync_one(conn: Connection, pipeline: Pipeline) -> None:
     stages = pipeline.stages
     await conn.execute(SQL["sync_pipeline"], pipeline.name, pipeline.initial, list(pipeline.watched))
     await conn.execute(SQL["drop_stages"], pipeline.name, [s.name for s in stages])
-    await conn.execute(
-        SQL["sync_stages"], pipeline.name, [s.name for s in stages], list(range(len(stages))), [s.terminal for s in stages],
-        [pipeline.entry_kind(s) for s in stages], [_lists(s) for s in stages], [s.counts_silence for s in stages],
-        [s.on_complete for s in stages], [s.sweep_step for s in stages],
-    )  # fmt: skip
+    rows = [
+        (s.name, n, s.terminal, pipeline.entry_kind(s), _lists(s), s.counts_silence, s.on_complete, s.sweep_step)
+        for n, s in enumerate(stages)
+    ]
+    await conn.execute(SQL["sync_stages"], pipeline.name, *map(list, zip(*rows, strict=True)))
     moves = [(s.name, to) for s in stages for to in s.to]
     await conn.execute(SQL["sync_transitions"], pipeline.name, [m[0] for m in moves], [m[1] for m in moves])
 

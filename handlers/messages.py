@@ -127,9 +127,7 @@ def _send(pipelines: Pipelines) -> Any:
         if not isinstance(to, str):
             return to
         transport = TRANSPORTS[letter.row["channel"]]
-        call = Call(transport.engine, transport.operation, transport.body(letter, to), letter.row["idempotency_key"],
-                    lead_id=letter.row["lead_id"], run_id=letter.row["run_id"], gate=GATE, item=(letter.id, to))  # fmt: skip
-        answer = await context.engines.call(task, call)
+        answer = await context.engines.call(task, _call(letter, transport, to))
         if isinstance(answer, Answered):
             estimate = context.settings.engines[transport.engine].cost_per_call
             return Done(_sent(letter, task, answer, estimate, pipelines), "sent")
@@ -138,6 +136,19 @@ def _send(pipelines: Pipelines) -> Any:
         return context.engines.as_outcome(transport.engine, answer)
 
     return send
+
+
+def _call(letter: Letter, transport: Transport, to: str) -> Call:
+    return Call(
+        transport.engine,
+        transport.operation,
+        transport.body(letter, to),
+        cause=letter.row["idempotency_key"],
+        lead_id=letter.row["lead_id"],
+        run_id=letter.row["run_id"],
+        gate=GATE,
+        item=(letter.id, to),
+    )
 
 
 def _not_now(letter: Letter, now: datetime) -> Outcome[Effects] | None:

@@ -30,12 +30,14 @@ def asks_to_stop(text: str) -> Request | None:
 
 _WROTE = r"wrote|schrieb|a [eé]crit|escribi[oó]|ha scritto|schreef|escreveu|skrev"
 _ATTRIBUTION = re.compile(  # "On Monday Ann <ann@a.example> wrote:", over up to three lines, none of them empty
-    rf"(?ims)^[ \t*_]*(?:on|am|le|el|il|op|em|den)\b(?:(?!\n\s*\n|\n[ \t]*on\b).){{5,300}}?\b(?:{_WROTE})\b[^\n]{{0,80}}:[ \t*_]*$"
+    rf"(?ims)^[ \t*_]*(?:on|am|le|el|il|op|em|den)\b(?:(?!\n\s*\n"
+    rf"|\n[ \t]*on\b).){{5,300}}?\b(?:{_WROTE})\b[^\n]{{0,80}}:[ \t*_]*$"
 )
 _QUOTED_MAIL = re.compile(
     r"(?im)^[ \t*_]*(?:-{2,} ?(?:original|forwarded|urspr\w+|weitergeleitete)[^\n]*"
     r"|begin forwarded message|[-#]{2,} ?reply above|_{10,}[ \t]*$"
-    r"|\*?(?:from|von|de|da|van)\*?:[^\n]*\n(?:[^\n]*\n){0,2}?[ \t]*\*?(?:sent|date|to|subject|gesendet|datum|an|envoy[eé]"
+    r"|\*?(?:from|von|de|da|van)\*?:[^\n]*\n(?:[^\n]*\n){0,2}?[ \t]*\*?(?:sent|date|to|subject|gesendet|datum"
+    r"|an|envoy[eé]"
     r"|enviado|fecha|inviato|verzonden|para|objet)\*?[ \t]*:)"
 )
 _WORD = r"(?:stop ?(?:all)?|unsubscribe|opt[ -]?out|cancel|end|quit|revoke|remove)"
@@ -44,7 +46,10 @@ _FOOTERS = (  # how to leave, as only a sender says it
     rf"\b{_WORD} ?(?:=|2|to) ?(?:end|quit|opt|cancel|unsub|stop)",
     r"^\W*(?:or )?to (?:unsubscribe|opt[ -]?out|stop receiving|be removed|manage)\b",
     r"^\W*(?:please )?(?:click|tap|visit|follow)\b.*\b(?:unsubscribe|opt[ -]?out)",
-    r"\bif you(?:'d| would| no longer| do not| don't)? (?:wish|want|prefer|like|rather)\b.*\b(?:receive|hear|unsubscribe|opt|contact|list)",
+    (
+        r"\bif you(?:'d| would| no longer| do not| don't)? (?:wish|want|prefer|like|rather)\b.*\b(?:receive|hear"
+        r"|unsubscribe|opt|contact|list)"
+    ),
     r"\byou(?:'re| are) receiving\b|\byou received this\b|\bthis (?:e-?mail|message) was (?:intended|sent)\b",
     r"\bunsubscribe\b.{0,40}https?:(?!.*\b(?:work|broken)).*|https?:\S*unsub",
     r"\bunsubscribe *\||\| *unsubscribe\b",
@@ -89,17 +94,27 @@ _SAME = tuple(
         (r"right now|yet|for now|at the moment", "currently"),
         (r"e-mail(s|ed|ing)?", r"email\1"),
         (
-            r"(?:(?:mailing|email|contact|call|calling|text|texting|sms|marketing|distribution|outreach|spam|phone) )*"
-            r"(?:lists?|databases?|data base|systems?|records|crm|campaigns?|rotation|sequence|mailings?|newsletters?|directory)",
+            (
+                r"(?:(?:mailing|email|contact|call|calling|text|texting|sms|marketing|distribution|outreach|spam"
+                r"|phone) )*"
+                r"(?:lists?|databases?|data base|systems?|records|crm|campaigns?|rotation|sequence|mailings?"
+                r"|newsletters?|directory)"
+            ),
             "list",
         ),
         (
-            r"us|(?:my|our|this) (?:(?:cell|phone|mobile|contact|email) )?(?:number|phone|cell|mobile|email|name|address|info"
-            r"|information|contact|details|data|inbox|line)",
+            (
+                r"us|(?:my|our|this) (?:(?:cell|phone|mobile|contact|email) )?(?:number|phone|cell|mobile|email"
+                r"|name|address|info"
+                r"|information|contact|details|data|inbox|line)"
+            ),
             "me",
         ),
         (
-            r"(?:text |sms )?messages|letters|postcards|mailers|msgs|emails|texts|mails|calls|communications?|spam|solicitations?|junk mail",
+            (
+                r"(?:text |sms )?messages|letters|postcards|mailers|msgs|emails|texts|mails|calls|communications?"
+                r"|spam|solicitations?|junk mail"
+            ),
             "messages",
         ),
         (
@@ -113,8 +128,12 @@ _SAME = tuple(
         (r"u|ya|yall|you guys|you people", "you"),
         (r"anymore", "again"),
         (
-            r"please|pls|plz|kindly|just|ever|really|at all|all|any|more|further|th[eo]se|such|future|the|to|of|fucking|damn"
-            r"|immediately|now|asap|at once|right away|already|here|permanently|completely|simply",
+            (
+                r"please|pls|plz|kindly|just|ever|really|at all|all|any|more|further|th[eo]se|such|future|the|to|of"
+                r"|fucking|damn"
+                r"|immediately|now|asap|at once|right away|already|here|permanently|completely|simply"
+                r"|marketing|promotional|unwanted|annoying|several times|many times|multiple times"
+            ),
             "",
         ),
     )
@@ -248,29 +267,52 @@ _FROM_LIST = r"(?: (?:off|from|out))?(?: (?:your|this|that))*(?: (?:list|message
 _COMMANDS = tuple(
     re.compile(rf"\b{command}\b(?P<tail>.*)")
     for command in (
-        r"(?:stop|quit) contacting(?: (?:me|your|this|messages|with))*",
-        r"(?:stop|quit|enough|cease)(?: (?:with|your|this|receiving|getting|contacting))* (?:messages|contact|contacting)",
-        r"cease and desist",
+        r"(?:stop|quit|cease|desist|discontinue|refrain from) contacting(?: (?:me|your|this|messages|with))*",
+        (
+            r"(?:stop|quit|enough|cease|discontinue)(?: (?:with|your|this|receiving|getting"
+            r"|contacting))* (?:messages|contact"
+            r"|contacting)"
+        ),
+        r"cease and desist(?: contacting)?(?: me)?",
         r"dont (?:you )?contact(?: me| messages)*",
         r"dont send(?: me)?(?: your)? (?:messages|contact|anything|stuff)",
-        rf"(?:remove|delete|erase|scrub|unlist|unsubscribe|scratch) me{_FROM_LIST}",
-        rf"(?:take|get|drop|leave) me (?:off|out|from){_FROM_LIST}",
+        rf"(?:remove|removing|delete|erase|scrub|unlist|unsubscribe|scratch) me{_FROM_LIST}",
+        rf"(?:take|taking|get|drop|leave) me (?:off|out|from){_FROM_LIST}",
         r"(?:remove|take|delete) (?:\S+ ){1,6}?(?:off|from) your (?:list|contacts)",
         r"(?:opt me out|leave me (?:alone|be)|(?:lose|forget) me)",
-        r"(?:put|add|place) me (?:on |in |your |a |internal )*(?:dont|dnc|no|suppression|optout)(?: contact)?(?: list)?",
+        (
+            r"(?:put|add|place) me (?:on |in |your |a |internal )*(?:dont|dnc|no|suppression"
+            r"|optout)(?: contact)?(?: list)?"
+        ),
     )
 )
 _WISHES = tuple(
     re.compile(rf"(?<!\w){wish}\b(?P<tail>.*)")
     for wish in (
         rf"(?:be|get|being) (?:removed|taken|deleted|unsubscribed){_FROM_LIST}",
-        r"(?:dont|not) (?:want|wish|like|need|care)(?: (?:you|receive|receiving|get|have|see|read|for|your|contacting))* (?:messages|list)",
-        r"(?:dont|not) (?:want|wish|like|need|care)(?: you)? (?:hear from (?:you|your \w+)|be contacted|contact(?:ing)? me)",
+        (
+            r"(?:dont|not) (?:want|wish|like|need|care)(?: (?:you|receive|receiving|get|have|see|read|for|your"
+            r"|contacting))* (?:messages|list)"
+        ),
+        (
+            r"(?:dont|not) (?:want|wish|like|need|care)(?: you)? (?:hear from (?:you|your \w+)|be contacted"
+            r"|contact(?:ing)? me)"
+        ),
         r"not interested in (?:receiving|getting|being contacted|hearing from you)(?: messages)?",
-        r"(?:want|like|wish|need|ask|asked|trying|tried|how|how (?:do|can)(?: i| we)) (?:optout|unsubscribe)(?: me)?(?: from)?(?: your)?(?: list| messages)?",
-        r"(?:^|, |and |but |i |we |im |am |yes |no |thanks )(?:optout|unsubscribe)(?: me)?(?: from)?(?: (?:your|this))?(?: list| messages)?",
-        r"(?:^|, |and |but |thanks |sorry )no (?:messages|contact)",
-        r"(?:can|could|would|will|want|need|told|asked|asking|telling)(?: (?:you|it|this|i))+ stop(?: (?:it|this|that|thanks))*$",
+        (
+            r"(?:want|like|wish|need|ask|asked|trying|tried|how|how (?:do|can)(?: i| we)) (?:optout"
+            r"|unsubscribe)(?: me)?(?: from)?(?: your)?(?: list| messages)?"
+        ),
+        (
+            r"(?:^|, |and |but |i |we |im |am |yes |no |thanks )(?:optout|unsubscribe)(?: me)?(?: from)?(?: (?:your"
+            r"|this))?(?: list| messages)?"
+        ),
+        r"(?:^|, |and |but |thanks |sorry )no (?:messages|contact)(?! with)",
+        r"get off (?:your |this |that )*list",
+        (
+            r"(?:can|could|would|will|want|need|told|asked|asking|telling)(?: (?:you|it|this|i))+ stop(?: (?:it"
+            r"|this|that|thanks))*$"
+        ),
         r"(?:i said|(?:this|you|it) (?:has|have|needs?|must|should|better)) stop(?: (?:it|this))*$",
         r"unsubscribe (?:link|button|option)\b.*\b(?:works?|working|broken|missing|find)",
     )
@@ -279,27 +321,38 @@ _NEGATED = re.compile(
     r"\b(?:dont|not|didnt|did not|cant|cannot|wont|without|no need)(?: (?:want|you|have|need|mean|me))*\s*$"
 )
 _TOLD_OF_OTHERS = re.compile(
-    r"\b(?:i|we|he|she|they|you|who|that|why|agents?|realtors?|people|ill|well|(?:told|asked|wants|made|begged) me)"
-    r"(?: (?:will|would|can|should|may|might|could|usually|always|do|did|had|have|decided|want|am|are|also|need|going))*\s*$"
+    r"\b(?:i|we|he|she|they|you|who|that|why|agents?|realtors?|people|ill|well|(?:told|asked|wants|made"
+    r"|begged) me)"
+    r"(?: (?:will|would|can|should|may|might|could|usually|always|do|did|had|have|decided|want|am|are|also|need"
+    r"|going))*\s*$"
 )
 _TOLD_US = re.compile(
-    r"\b(?:(?:want|need|told|asked?|asking|telling|like|can|could|would|will) you|you (?:need|must|should|have|better))\s*$"
+    r"\b(?:(?:want|need|told|asked?|asking|telling|like|can|could|would|will) you|you (?:need|must|should|have"
+    r"|better))\s*$"
 )
 _TIMED = re.compile(
-    r" *,? *(?:before|after|until|till?|at (?:night|work|home|\d)|(?:on )?(?:mon|tue|wed|thu|fri|sat|sun|week)\w*|during|while|when|between"
-    r"|in (?:morning|evening|afternoon|middle)|today|tonight|tomorrow|this (?:week|month|morning|evening)|next|so|too|currently|for a)\b"
+    r" *,? *(?:before|after|until|till?|at (?:night|work|home|\d)|(?:on )?(?:mon|tue|wed|thu|fri|sat|sun"
+    r"|week)\w*|during|while|when|between"
+    r"|in (?:morning|evening|afternoon|middle)|today|tonight|tomorrow|this (?:week|month|morning|evening)|next"
+    r"|so|too|currently|for a)\b"
 )
 _OTHER_THING = re.compile(
-    r" *(?:(?:from|off|out|your|my|our|this) )*(?:deed|title|loan|lien|mortgage|contract|lease|lawsuit|will|trust|cc|thread|hook|house"
+    r" *(?:(?:from|off|out|your|my|our|this) )*(?:deed|title|loan|lien|mortgage|contract|lease|lawsuit|will"
+    r"|trust|cc|thread|hook|house"
     r"|property|policy|agreement|listing|market|names|back)\b"
 )
 _GOES_WITH = re.compile(
-    r"\Z| ,| (?:again|or|and|because|cause|as|since|with|about|regarding|from|thanks?|thank|i|im|we|you|your|in|ok|sir|maam|else|but|period|its"
+    r"\Z| ,| (?:again|or|no|and|because|cause|as|since|with|about|regarding|from|thanks?|thank|i|im|we|you|your|in"
+    r"|ok|sir|maam|else|but|period|its"
     r"|this|unless|if|instead|at|on|though|except|only|people|for|me)\b"
 )
 _BUT = re.compile(
-    r"\b(?:instead|use|rather|only|if|unless|except|other than)\b|\bcontact me\b|\b(?:ill|i will|we will) contact you\b|\bat work\b"
+    r"\b(?:instead|use|rather|only|if|unless|except|other than)\b|\bcontact me\b|\b(?:ill|i will"
+    r"|we will) contact you\b|\bat work\b"
 )
+
+
+_ON_CONDITION = re.compile(r"\b(?:if|unless)\b(?! (?:you|youd|you could|you would|you can) *\Z)|(?:\A|, )contact me\b")
 
 
 def _plain_request(own: str) -> Request | None:
@@ -324,11 +377,11 @@ def _is_about_others(before: str, tail: str) -> bool:
 
 
 def _weigh(before: str, found: re.Match[str]) -> Iterator[Request]:
-    """Nothing if it is negated, about a time of day or about another thing; unsure if a condition or a wish hangs on it."""
+    """Nothing if negated, about a time of day or another thing; unsure if a condition or a wish hangs on it."""
     tail = found["tail"]
     if _NEGATED.search(before) or _TIMED.match(tail) or _OTHER_THING.match(tail):
         return
-    if not _GOES_WITH.match(tail) or _BUT.search(tail) or re.search(r"\b(?:if|unless)\b", before):
+    if not _GOES_WITH.match(tail) or _BUT.search(tail) or _ON_CONDITION.search(before):
         if re.search(r"\b(?:me|messages|unsubscribe|optout)\b", found.group()):
             yield Request(False, False, "asks to stop something, with a condition or another wish")
         return
@@ -338,7 +391,8 @@ def _weigh(before: str, found: re.Match[str]) -> Iterator[Request]:
 # What is left: the word in a clause of its own, or talk of opting out
 
 _INVITES = re.compile(
-    r"(?i)\?|\b(?:let'?s|call me|sell|offer|interested|price|talk|discuss|idea|deal|send|closing|when|wait|sounds|great|sure"
+    r"(?i)\?|\b(?:let'?s|call me|sell|offer|interested|price|talk|discuss|idea|deal|send|closing|when|wait"
+    r"|sounds|great|sure"
     r"|love)\b"
 )
 _DECLINES = re.compile(
@@ -355,7 +409,8 @@ _TO_A_MODEL = re.compile(
 )
 _OPENS = re.compile(
     r"(?i)\A\W*(?:(?:please|yes|no|ok|okay|hi|hey|just|thanks)\W+)*(?:stop|end|quit|cancel|revoke)\s+"
-    r"(?!(?:all|at|and|by|claim|date|for|here|in|light|loss|my|of|off|on|order|our|over|paying|price|rent|renting|result|sale"
+    r"(?!(?:all|at|and|by|claim|date|for|here|in|light|loss|my|of|off|on|order|our|over|paying|price|rent"
+    r"|renting|result|sale"
     r"|sign|so|the|there|time|to|up|user|users|with|work|your|an?|that)\b)\w"
 )
 

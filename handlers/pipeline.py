@@ -1,6 +1,6 @@
 """What a pipeline is: stages, moves, deadlines and handlers, declared once. Checked at import; it never runs."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -109,6 +109,11 @@ class Stage:
     def terminal(self) -> bool:
         return not self.to
 
+    @property
+    def timed_targets(self) -> list[str]:
+        """Where its deadlines lead."""
+        return [d.act.stage for d in self.deadlines if isinstance(d.act, GoTo)]
+
 
 def after(hours: float, act: GoTo | Say | FlagFor) -> Deadline:
     """A deadline step, its age in hours."""
@@ -147,25 +152,26 @@ class Pipeline:
         """The kind of task that an entry owes."""
         return f"{self.name}.{stage.name}" if stage.on_entry else None
 
-    def _problems(self) -> Any:
-        names = [s.name for s in self.stages]
-        if len(set(names)) < len(names):
+    def _problems(self) -> Iterator[str]:
+        if len(self.by_name) < len(self.stages):
             yield "a stage is declared twice"
-        for stage in self.stages:
-            targets = [*stage.to, *(d.act.stage for d in stage.deadlines if isinstance(d.act, GoTo))]
-            targets += [stage.on_complete] if stage.on_complete else []
-            for target in targets:
-                if target not in names:
-                    yield f"{stage.name} leads to {target}, which is not declared"
-                elif target not in stage.to:
-                    yield f"{stage.name} may not go to {target}"
-            ages = [d.after for d in stage.deadlines]
-            if ages != sorted(ages):
-                yield f"the deadlines of {stage.name} are not in order"
-            if stage.sweep_step not in SWEEP_STEPS:
-                yield f"{stage.name} has no sweep step {stage.sweep_step}"
-        if self.refused and self.refused not in names:
+        if self.refused and self.refused not in self.by_name:
             yield f"{self.refused} is not declared"
+        for stage in self.stages:
+            yield from self._problems_of(stage)
+
+    def _problems_of(self, stage: Stage) -> Iterator[str]:
+        targets = [*stage.to, *stage.timed_targets, *([stage.on_complete] if stage.on_complete else [])]
+        for target in targets:
+            if target not in self.by_name:
+                yield f"{stage.name} leads to {target}, which is not declared"
+            elif target not in stage.to:
+                yield f"{stage.name} may not go to {target}"
+        ages = [d.after for d in stage.deadlines]
+        if ages != sorted(ages):
+            yield f"the deadlines of {stage.name} are not in order"
+        if stage.sweep_step not in SWEEP_STEPS:
+            yield f"{stage.name} has no sweep step {stage.sweep_step}"
 
 
 def mermaid(pipeline: Pipeline) -> str:

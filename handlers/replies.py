@@ -38,10 +38,10 @@ from handlers.reply_rules import InboundReply, Verdict, classify_by_rules
 SQL = Statements("handlers", "replies.sql")
 AUTOMATIC = ("bounce", "complaint", "delivery_notice", "auto_reply", "out_of_office")
 GOODBYES = ("opt_out", "hard_pass")
-BY_AGENT = frozenset({
-    "auto_reply", "out_of_office", "opt_out", "hard_pass", "soft_pass", "interested", "pricing", "acceptance", "rejection",
-    "counter", "question", "referral", "unclear",
-})  # fmt: skip
+BY_AGENT = frozenset(
+    "auto_reply out_of_office opt_out hard_pass soft_pass interested pricing acceptance rejection counter question"
+    " referral unclear".split()
+)
 """What the classifier may say; delivery reports are for the rules alone."""
 
 
@@ -138,8 +138,10 @@ def _given(mail: Mail) -> Verdict | None:
 def _inbound(mail: Mail) -> InboundReply:
     row = mail.row
     headers = {str(k): str(v) for k, v in row["headers"].items()}
-    return InboundReply(row["channel"], row["from_address"] or "", row["to_address"] or "", row["subject"] or "", row["body"],
-                        headers, row["received_at"])  # fmt: skip
+    known = {name: row[name] or "" for name in ("from_address", "to_address", "subject")}
+    return InboundReply(
+        channel=row["channel"], body=row["body"], headers=headers, received_at=row["received_at"], **known
+    )
 
 
 def _judged(mail: Mail, verdict: Verdict, by: str, task: Task) -> list[Effect]:

@@ -6,8 +6,8 @@ from daemon import queue
 from daemon.db import Connection, Statements
 from daemon.metrics import Metrics
 from daemon.settings import Settings
+from daemon.sweep import Step
 from daemon.task import NewTask
-from daemon.timers import Step
 from handlers import leads
 from handlers.pipeline import SWEEP_STEPS
 

@@ -40,7 +40,9 @@ async def validate(lead: Lead, attempt: Attempt) -> Outcome[Effects]:
     passed = answer.result.get("passed")
     if not isinstance(passed, bool):
         return done(Change(lead.id, flag="the validator gave no verdict"), reason="no verdict")
-    verdict = {k: answer.result[k] for k in ("bmv_score", "estimated_market_value") if k in answer.result}
+    verdict: dict[str, Any] = {
+        k: answer.result[k] for k in ("bmv_score", "estimated_market_value") if k in answer.result
+    }
     facts = {"validation_passed": passed, **verdict}
     if passed:
         return done(Move(lead.id, lead.stage_seq, "OFFER_MADE", "validation passed", facts), reason="validation passed")

@@ -56,7 +56,7 @@ def test_a_line_is_json_with_its_facts(out: io.StringIO) -> None:
     (line,) = lines(out)
     assert line.pop("timestamp").startswith("20")
     assert line == {
-        "event": "settled", "level": "info", "logger": "worker", "task": 7, "attempt": 2, "lead": "x", "ms": 1.5
+        "event": "settled", "level": "info", "part": "worker", "task": 7, "attempt": 2, "lead": "x", "ms": 1.5
     }  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def test_the_libraries_logs_take_the_same_road(out: io.StringIO) -> None:
     logging.getLogger("asyncio").debug("unheard")
     (line,) = lines(out)
     assert line["event"] == "slow postgresql://a:***@h"
-    assert (line["logger"], line["level"]) == ("asyncio", "warning")
+    assert (line["part"], line["level"]) == ("asyncio", "warning")
 
 
 def test_a_terminal_gets_columns_and_masking_too(out: io.StringIO) -> None:
