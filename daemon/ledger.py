@@ -85,6 +85,10 @@ class Day:
     today: date | None
     tomorrow: datetime | None
 
+    def of(self, intent: Intent) -> date | None:
+        """The day whose counter holds the call's money, if one does."""
+        return self.today if intent.daily_budget is not None else None
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:
@@ -141,14 +145,33 @@ class Ledger:
 
     async def _reserve(self, conn: Connection, intents: Sequence[Intent]) -> Sequence[Reservation]:
         day = await self._day(conn, intents)
-        verdicts = await self._from_ledger(conn, intents)
+        fresh = await self._insert(conn, intents, day)
+        known = [i for i in intents if i.key not in fresh]
+        verdicts = await self._from_ledger(conn, known) if known else {}
         for rule in (self._by_budgets, self._by_gates):  # gates last: they may write that it is going out
             open_ = [i for i in intents if i.key not in verdicts]
             verdicts |= await rule(conn, open_, day)
-        going = [i for i in intents if i.key not in verdicts]
-        if going:
-            await self._insert(conn, going, day)
+        await self._correct(conn, intents, fresh, verdicts, day)
         return [verdicts.get(i.key, Reserved()) for i in intents]
+
+    async def _correct(
+        self,
+        conn: Connection,
+        intents: Sequence[Intent],
+        fresh: set[str],
+        verdicts: Mapping[str, Reservation],
+        day: Day,
+    ) -> None:
+        """What was refused is no reservation; what goes out again is one of this attempt."""
+        refused = [i.key for i in intents if i.key in fresh and i.key in verdicts]
+        if refused:
+            await conn.execute(SQL["unreserve"], refused)
+        again = [i for i in intents if i.key not in fresh and i.key not in verdicts]
+        if again:
+            rows = ((i.key, i.cost, i.lease_id, day.of(i), i.task_id) for i in again)
+            await conn.execute(SQL["reserve_again"], *map(list, zip(*rows, strict=True)))
+        going = [i for i in intents if i.key not in verdicts and i.daily_budget is not None]
+        await _add(conn, [(_scope(i.engine), day.today, i.cost, Decimal(0)) for i in going])
 
     async def _day(self, conn: Connection, intents: Sequence[Intent]) -> Day:
         if all(i.daily_budget is None for i in intents):
@@ -192,15 +215,13 @@ class Ledger:
                 used[_scope(intent.engine)] = total
         return verdicts
 
-    async def _insert(self, conn: Connection, intents: Sequence[Intent], day: Day) -> None:
-        limited = [i for i in intents if i.daily_budget is not None]
-        await _add(conn, [(_scope(i.engine), day.today, i.cost, Decimal(0)) for i in limited])
+    async def _insert(self, conn: Connection, intents: Sequence[Intent], day: Day) -> set[str]:
         rows = (
-            (i.engine, i.operation, i.task_id, i.lead_id, i.run_id, i.campaign_id, i.key, i.cost, i.lease_id,
-             day.today if i.daily_budget is not None else None)
+            (i.engine, i.operation, i.task_id, i.lead_id, i.run_id, i.campaign_id, i.key, i.cost, i.lease_id, day.of(i))
             for i in intents
-        )  # fmt: skip
-        await conn.execute(SQL["reserve"], *map(list, zip(*rows, strict=True)))
+        )
+        inserted = await conn.fetch(SQL["reserve"], *map(list, zip(*rows, strict=True)))
+        return {r["idempotency_key"] for r in inserted}
 
     # -- settling
 

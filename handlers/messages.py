@@ -90,8 +90,7 @@ class Messages(Writer):
     async def load(self, conn: Connection, tasks: Sequence[Task]) -> Mapping[int, Letter]:
         """Each task's message with its lead."""
         rows = await conn.fetch(SQL["load"], [t.payload["message_id"] for t in tasks])
-        leads = {r["id"]: Lead(r) for r in await conn.fetch(SQL["leads"], list({r["lead_id"] for r in rows}))}
-        letters = {str(r["id"]): Letter(r, leads.get(r["lead_id"])) for r in rows}
+        letters = {str(r["message"]["id"]): Letter(r["message"], Lead(r["lead"]) if r["lead"] else None) for r in rows}
         return {t.id: letters[t.payload["message_id"]] for t in tasks if t.payload["message_id"] in letters}
 
     async def bury(self, conn: Connection, task: Task, error: str, unknown: bool) -> None:
@@ -100,7 +99,7 @@ class Messages(Writer):
         await write_now(conn, task.id, ended)
         if task.payload.get("lead_id"):
             row = await conn.fetchrow(SQL["load"], [task.payload["message_id"]])
-            name = row["template"] if row else "message"
+            name = row["message"]["template"] if row else "message"
             what = "outcome unknown" if unknown else "could not be sent"
             await write_now(
                 conn, task.id, *mourn(UUID(task.payload["lead_id"]), task, f"{name} {what}: {error}", unknown)

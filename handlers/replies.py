@@ -39,8 +39,8 @@ SQL = Statements("handlers", "replies.sql")
 AUTOMATIC = ("bounce", "complaint", "delivery_notice", "auto_reply", "out_of_office")
 GOODBYES = ("opt_out", "hard_pass")
 BY_AGENT = frozenset(
-    "auto_reply out_of_office opt_out hard_pass soft_pass interested pricing acceptance rejection counter question"
-    " referral unclear".split()
+    ("auto_reply", "out_of_office", "opt_out", "hard_pass", "soft_pass", "interested", "pricing", "acceptance")
+    + ("rejection", "counter", "question", "referral", "unclear")
 )
 """What the classifier may say; delivery reports are for the rules alone."""
 
@@ -68,8 +68,7 @@ class Replies(Writer):
     async def load(self, conn: Connection, tasks: Sequence[Task]) -> Mapping[int, Mail]:
         """Each task's reply with its lead."""
         rows = await conn.fetch(SQL["load"], [t.payload["reply_id"] for t in tasks])
-        leads = {r["id"]: Lead(r) for r in await conn.fetch(SQL["leads"], list({r["matched"] for r in rows}))}
-        mails = {str(r["reply_id"]): Mail(r, leads.get(r["matched"])) for r in rows}
+        mails = {str(r["reply_id"]): Mail(r, Lead(r["lead"]) if r["lead"] else None) for r in rows}
         return {t.id: mails[t.payload["reply_id"]] for t in tasks if t.payload["reply_id"] in mails}
 
     async def bury(self, conn: Connection, task: Task, error: str, unknown: bool) -> None:

@@ -1,4 +1,4 @@
-"""What each engine of the contract answers in the sandbox: one small function per operation, the same for the same request."""
+"""What each engine of the contract answers in the sandbox: one small function per operation."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

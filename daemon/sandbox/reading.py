@@ -32,11 +32,8 @@ _NEEDS_WORK = re.compile(r"\bneeds? (?:\w+ ){0,3}(?:work|repair|renovat|refurbis
 
 _KINDS = (  # the first that fits; the rules that need no agent have taken opt-outs and machines before
     ("hard_pass", r"not interested|leave me alone|never (?:contact|text|call)|go away|wrong number"),
-    (
-        "counter",
-        r"(?:could|can|would|will) you (?:do|go|pay|offer|make|raise|stretch)\D{0,30}\d|how about\D{0,12}\d"
-        r"|(?:make it|meet me|at least|not less than|minimum of|i(?:'d| would| could) (?:take|accept|do))\D{0,15}\d",
-    ),
+    ("counter", r"(?:could|can|would|will) you (?:do|go|pay|offer|make|raise)\D{0,30}\d|how about\D{0,12}\d"),
+    ("counter", r"(?:make it|meet me|at least|not less than|i(?:'d| would| could) (?:take|accept|do))\D{0,15}\d"),
     (
         "rejection",
         r"\bno,? thank|too low|(?:not|n't|cannot) (?:accept|sell|for me)|\breject|\bdecline|\binsult|^\W*no\W*$",

@@ -1,3 +1,16 @@
+-- name: reserve
+-- Those whose key is new; what the ledger knows of the others is asked for next.
+INSERT INTO engine_calls (engine, operation, task_id, lead_id, run_id, campaign_id, idempotency_key, status, reserved_cost,
+                          lease_id, budget_day)
+SELECT d.engine, d.operation, d.task_id, d.lead_id, d.run_id, d.campaign_id, d.key, 'reserved', d.cost, d.lease, d.day
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::uuid[], $5::uuid[], $6::uuid[], $7::text[], $8::numeric[], $9::uuid[],
+            $10::date[]) AS d(engine, operation, task_id, lead_id, run_id, campaign_id, key, cost, lease, day)
+ON CONFLICT (idempotency_key) DO NOTHING
+RETURNING idempotency_key
+
+-- name: unreserve
+DELETE FROM engine_calls WHERE idempotency_key = ANY ($1) AND status = 'reserved'
+
 -- name: known
 -- What the ledger knows of these keys; the lock makes two attempts under one key take turns.
 SELECT idempotency_key, status, result, http_status, lease_id, error, engine, budget_day, reserved_cost, cost FROM engine_calls
@@ -9,15 +22,12 @@ UPDATE engine_calls SET status = 'unknown', cost = reserved_cost, error = 'the a
 WHERE idempotency_key = ANY ($1) AND status = 'reserved'
 RETURNING engine, budget_day, reserved_cost
 
--- name: reserve
-INSERT INTO engine_calls (engine, operation, task_id, lead_id, run_id, campaign_id, idempotency_key, status, reserved_cost,
-                          lease_id, budget_day)
-SELECT d.engine, d.operation, d.task_id, d.lead_id, d.run_id, d.campaign_id, d.key, 'reserved', d.cost, d.lease, d.day
-FROM unnest($1::text[], $2::text[], $3::bigint[], $4::uuid[], $5::uuid[], $6::uuid[], $7::text[], $8::numeric[], $9::uuid[],
-            $10::date[]) AS d(engine, operation, task_id, lead_id, run_id, campaign_id, key, cost, lease, day)
-ON CONFLICT (idempotency_key) DO UPDATE SET status = 'reserved', reserved_cost = excluded.reserved_cost, cost = NULL,
-    error = NULL, http_status = NULL, started_at = now(), duration_ms = NULL, lease_id = excluded.lease_id,
-    budget_day = excluded.budget_day, task_id = excluded.task_id
+-- name: reserve_again
+-- A failed call, or one of an engine that honours the key: the same row, reserved by this attempt.
+UPDATE engine_calls c SET status = 'reserved', reserved_cost = d.cost, cost = NULL, error = NULL, http_status = NULL,
+    started_at = now(), duration_ms = NULL, lease_id = d.lease, budget_day = d.day, task_id = d.task_id
+FROM unnest($1::text[], $2::numeric[], $3::uuid[], $4::date[], $5::bigint[]) AS d(key, cost, lease, day, task_id)
+WHERE c.idempotency_key = d.key
 
 -- name: settle
 -- A late answer settles an unknown call too; the task that died of it is told by the caller.

@@ -1,8 +1,5 @@
 -- name: load
-SELECT m.* FROM messages m WHERE m.id = ANY ($1)
-
--- name: leads
-SELECT l.* FROM leads l WHERE l.id = ANY ($1)
+SELECT m AS message, l AS lead FROM messages m LEFT JOIN leads l ON l.id = m.lead_id WHERE m.id = ANY ($1)
 
 -- name: admit
 -- The last word before a message goes out: $1 messages. What is admitted is `sending` from now on.

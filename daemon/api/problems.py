@@ -1,0 +1,102 @@
+"""What goes wrong, as RFC 9457 problem documents."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from daemon.db import UNREACHABLE
+from daemon.errors import OrchestratorError
+from daemon.log import get_logger
+
+log = get_logger("api")
+
+MEDIA = "application/problem+json"
+RETRY = {"Retry-After": "1"}
+_BY_SQLSTATE = {
+    "PO001": 409,  # an illegal stage
+    "PO002": 409,  # a missing field
+    "PO003": 409,  # decided already
+    "P0002": 404,  # no such row
+    "23503": 409,
+    "23505": 409,
+}
+_REFUSED, _BUSY = ("22", "23"), ("40", "53", "55", "57")
+"""Classes of SQLSTATE: the input's fault; nobody's fault, and worth another try."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """One thing wrong with the input, and where: inside the body, or after `query` or `path`."""
+
+    loc: tuple[str | int, ...]
+    msg: str
+
+
+class Problem(OrchestratorError):
+    """An answer that is a refusal; `close` if the connection can't be used any further."""
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        errors: Sequence[Flaw] = (),
+        *,
+        headers: Mapping[str, str] | None = None,
+        close: bool = False,
+        **members: Any,
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.errors = status, detail, errors
+        self.headers, self.close, self.members = headers or {}, close, members
+
+    def document(self) -> dict[str, Any]:
+        """The problem as JSON."""
+        errors = [{"loc": list(flaw.loc), "msg": flaw.msg} for flaw in self.errors]
+        return {
+            "type": "about:blank",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+            "success": False,
+            **({"errors": errors} if errors else {}),
+            **self.members,
+        }
+
+
+def unfit(errors: Sequence[Flaw], status: int = 422) -> Problem:
+    """The refusal of bad input."""
+    return Problem(status, "the request is not valid: " + "; ".join(map(_line, errors[:3])), errors)
+
+
+def _line(flaw: Flaw) -> str:
+    place = ".".join(map(str, flaw.loc))
+    return f"{place}: {flaw.msg}" if place else flaw.msg
+
+
+def problem_of(error: Exception) -> Problem:
+    """The answer to an exception: the database's refusals by their SQLSTATE, its absence, and what nobody foresaw."""
+    if isinstance(error, Problem):
+        return error
+    state = getattr(error, "sqlstate", None)  # asyncpg's errors, without importing the driver here
+    if isinstance(state, str) and (status := _status_of(state)):
+        return _refusal(error, status)
+    if isinstance(error, UNREACHABLE):
+        log.info("request failed", error=str(error) or type(error).__name__)
+        return Problem(503, "the database can't be reached; try again", headers=RETRY)
+    log.error("request failed unexpectedly", exc_info=error)
+    return Problem(500, "something unforeseen happened; the log says more")
+
+
+def _status_of(state: str) -> int | None:
+    if state.startswith(_BUSY):
+        return 503
+    return _BY_SQLSTATE.get(state) or (422 if state.startswith(_REFUSED) else None)
+
+
+def _refusal(error: Exception, status: int) -> Problem:
+    if status == 503:
+        log.info("request failed", error=str(error))
+        return Problem(503, "the database is busy; try again", headers=RETRY)
+    said, hint = getattr(error, "message", None) or str(error), getattr(error, "hint", None)
+    return Problem(status, f"{said}; {hint}" if hint else said)

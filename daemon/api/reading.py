@@ -1,0 +1,136 @@
+"""Reads a request into models, or says everything that is wrong with it."""
+
+import asyncio
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from math import isfinite
+from typing import Any, NoReturn
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from multidict import MultiMapping
+from pydantic import BaseModel, ValidationError
+
+from daemon.api.problems import Flaw, Problem, unfit
+from daemon.api.route import Bounds, Given, Input, Route
+
+DEEPEST = 64
+Loc = tuple[str | int, ...]
+
+
+async def read(request: web.Request, route: Route, bounds: Bounds) -> Given[Any, Any, Any]:
+    """Path, query and body of a request to this route; a body that GET may carry is left alone."""
+    flaws: list[Flaw] = []
+    path = _from_texts(route.params, request.match_info, ("path",), flaws)
+    query = _from_texts(route.query, _single(request.query, flaws), ("query",), flaws)
+    raw = b"" if route.method == "GET" else await _read_raw(request, bounds)
+    body = _from_json(route.body, raw, flaws)
+    if flaws:
+        raise unfit(flaws)
+    return Given(path, query, body, raw, request)
+
+
+# -- path and query
+
+
+def _single(query: MultiMapping[str], flaws: list[Flaw]) -> Mapping[str, str]:
+    for name in sorted({name for name in query if len(query.getall(name)) > 1}):
+        flaws.append(Flaw(("query", name), "is given more than once"))
+    return dict(query)
+
+
+def _from_texts(model: type[Input], texts: Mapping[str, str], place: Loc, flaws: list[Flaw]) -> Input | None:
+    """The model from texts; an empty one counts as not given."""
+    declared = {info.alias or name for name, info in model.model_fields.items()}
+    given = {name: text for name, text in texts.items() if text or name not in declared}
+    found = list(_unstorable(given, place))
+    if found:
+        flaws += found
+        return None
+    try:
+        return model.model_validate_strings(given)
+    except ValidationError as invalid:
+        flaws += _flaws_of(invalid, place)
+        return None
+
+
+# -- body
+
+
+async def _read_raw(request: web.Request, bounds: Bounds) -> bytes:
+    too_large = Problem(413, f"a body may have {bounds.body_bytes} bytes at most", close=True)
+    if (request.content_length or 0) > bounds.body_bytes:
+        raise too_large
+    try:
+        async with asyncio.timeout(bounds.body_s):
+            return await request.read()
+    except TimeoutError:
+        raise Problem(408, "the body took too long to arrive", close=True) from None
+    except web.HTTPRequestEntityTooLarge:
+        raise too_large from None
+    except (web.RequestPayloadError, HttpProcessingError):
+        raise Problem(400, "the body can't be read as its headers describe it", close=True) from None
+
+
+def _from_json(model: type[Input], raw: bytes, flaws: list[Flaw]) -> Input | None:
+    """The model from JSON, its types taken strictly; a missing body is {}."""
+    text = raw if raw.strip() else b"{}"
+    found = list(_unstorable(_parse(text), ()))
+    if found:
+        flaws += found
+        return None
+    try:
+        return model.model_validate_json(text, strict=True)
+    except ValidationError as invalid:
+        flaws += _flaws_of(invalid, ())
+        return None
+
+
+def _parse(text: bytes) -> object:
+    try:
+        return json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError:
+        raise unfit([Flaw((), "the body is not UTF-8")], 400) from None
+    except RecursionError:
+        raise unfit([Flaw((), "the body is nested too deeply")], 400) from None
+    except ValueError as error:
+        raise unfit([Flaw((), f"the body is not JSON: {error}")], 400) from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _unstorable(value: object, place: Loc) -> Iterator[Flaw]:
+    """Every value that JSON can spell and the database can't keep."""
+    left: list[tuple[Loc, object]] = [(place, value)]
+    while left:
+        loc, item = left.pop()
+        if isinstance(item, dict):
+            left += [((*loc, key), part) for key, part in item.items()]
+            yield from (Flaw((*loc, "?"), f"its name {said}") for key in item if (said := _fault(key)))
+        elif isinstance(item, list):
+            left += [((*loc, number), part) for number, part in enumerate(item)]
+        if said := _fault(item) or ("is nested too deeply" if len(loc) > DEEPEST else None):
+            yield Flaw(loc, said)
+
+
+def _fault(item: object) -> str | None:
+    if isinstance(item, str) and ("\0" in item or any("\ud800" <= letter <= "\udfff" for letter in item)):
+        return "has a character that can't be stored"
+    if isinstance(item, int) and not -(2**63) <= item < 2**63:
+        return "must fit into 64 bits"
+    if isinstance(item, float) and not isfinite(item):
+        return "must be a finite number"
+    return None
+
+
+# -- what pydantic says
+
+
+def _flaws_of(invalid: ValidationError, place: Loc) -> Iterable[Flaw]:
+    for error in invalid.errors(include_url=False, include_context=False, include_input=False):
+        yield Flaw((*place, *error["loc"]), error["msg"].removeprefix("Value error, "))
+
+
+__all__ = ["BaseModel", "read"]

@@ -1,0 +1,85 @@
+"""Counts that scrapers and probes ask for, read seldom enough that nobody who asks can hurt the database."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from daemon.db import UNREACHABLE, Pool, Statements
+from daemon.log import get_logger
+
+SQL = Statements("daemon", "api.sql")
+SHARE = 0.02
+"""At most this share of one connection's time goes into a reading, however large the tables are."""
+
+log = get_logger("api")
+T = TypeVar("T")
+
+
+class Cached(Generic[T]):
+    """A reading taken anew at most every `least_s`, by one asker for all; None if it can't be had in time."""
+
+    def __init__(self, read: Callable[[], Awaitable[T]], least_s: float, patience_s: float) -> None:
+        self._read, self._least_s, self._patience_s = read, least_s, patience_s
+        self._value: T | None = None
+        self._good_until = 0.0
+        self._turn = asyncio.Lock()
+
+    async def get(self) -> T | None:
+        """The last reading, or a new one if that has grown old."""
+        async with self._turn:
+            if time.monotonic() >= self._good_until:
+                await self._renew()
+            return self._value
+
+    async def _renew(self) -> None:
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(self._patience_s):
+                self._value = await self._read()
+        except UNREACHABLE as error:
+            log.info("counts not read", error=str(error) or type(error).__name__)
+            self._value = None
+        ended = time.monotonic()
+        self._good_until = ended + max(self._least_s, (ended - began) / SHARE)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """The queue and the clock's plans at one moment."""
+
+    available: int
+    running: int
+    dead: int
+    oldest_age_s: float
+    slots_today: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What the gauges show: the queue, and the leads by pipeline and stage."""
+
+    queue: QueueState
+    leads: Mapping[tuple[str, str], int]
+
+
+class Readings:
+    """The readings of one API."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self.queue = Cached(self._read_queue, 1.0, 1.0)
+        self.counts = Cached(self._read_counts, 5.0, 5.0)
+
+    async def _read_queue(self) -> QueueState:
+        async with self._pool.acquire() as conn:
+            row = await conn.fetchrow(SQL["queue_state"])
+        assert row is not None
+        return QueueState(**row)
+
+    async def _read_counts(self) -> Counts:
+        queue = await self._read_queue()
+        async with self._pool.acquire() as conn:
+            rows = await conn.fetch(SQL["leads_by_stage"])
+        return Counts(queue, {(row["pipeline"], row["stage"]): row["n"] for row in rows})
