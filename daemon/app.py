@@ -2,17 +2,20 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from typing import Any
 from uuid import uuid4
+
+import asyncpg
+import backoff
 
 from daemon import __version__, db, queue, schema
 from daemon.context import Context
 from daemon.db import DAEMON_SESSION, UNREACHABLE, Connection, Pool
 from daemon.engines import Engines
-from daemon.errors import DatabaseUnavailable
 from daemon.ledger import Ledger
 from daemon.listener import Beat, Listener
 from daemon.log import get_logger
@@ -23,9 +26,10 @@ from daemon.timers import Timers, keep_leases
 from daemon.transport import open_session
 from daemon.worker import Limits, Worker
 from handlers import leads, registry, sweep
-from handlers.pipeline import Pipeline
+from handlers.pipeline import Pipeline, mermaid
 
 log = get_logger("app")
+Part = Callable[[], Coroutine[Any, Any, None]]
 SETTLES_SINCE = {"synchronous_commit": "off"}  # a claim that the server forgets merely becomes available again
 
 
@@ -106,25 +110,23 @@ class Daemon:
 
     async def open_database(self, *, wait: bool = True) -> None:
         """Prepare the database; while it is away, wait for it (or not)."""
-        conn = await self._connect(wait)
+        patiently = backoff.on_exception(
+            backoff.expo, UNREACHABLE, factor=0.2, max_value=2.0, giveup=self._refused, on_backoff=_say_waiting,
+            logger=None,
+        )  # fmt: skip
+        await (patiently(self._prepare_database) if wait else self._prepare_database)()
+
+    async def _prepare_database(self) -> None:
+        conn = await db.connect(self.dsn)
         try:
             await prepare(conn, self.pipelines)
             await self._seed_schedules(conn)
         finally:
-            await conn.close()
+            conn.terminate()
 
-    async def _connect(self, wait: bool) -> Connection:
-        tries = 0
-        while True:
-            try:
-                return await db.connect(self.dsn)
-            except DatabaseUnavailable as error:
-                if not wait:
-                    raise
-                if tries in (0, 10):
-                    log.warning("waiting for the database", error=str(error))
-                tries += 1
-                await asyncio.sleep(min(0.2 * tries, 2.0))
+    async def _refused(self, _: Exception) -> bool:
+        """Whether every host answers but won't let us in: waiting is of no use then."""
+        return all([await _refuses(host) for host in db.hosts_of(self.dsn)])
 
     async def _seed_schedules(self, conn: Connection) -> None:
         from daemon.timers import SQL  # noqa: PLC0415
@@ -138,7 +140,8 @@ class Daemon:
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._stop.set)
         async with self._tasks:
-            started = [self._spawn(part) for part in (*self._parts(), *extras)]
+            started = [self._spawn(_supervised(name, part)) for name, part in self._parts().items()]
+            started += [self._spawn(extra) for extra in extras]
             await self._stop.wait()
             log.info("stopping", running=len(self.worker.running))
             await self.worker.stop(self.settings.shutdown_grace_s)
@@ -147,30 +150,40 @@ class Daemon:
                 task.cancel()
         log.info("stopped")
 
-    def _parts(self) -> tuple[Coroutine[Any, Any, None], ...]:
-        return (
-            self.listener.run(),
-            self.timers.run(),
-            self._work(self.worker.deciding),
-            self._work(self.worker.calling),
-            self.worker.committer.run(),
-            self.ledger.reservations.run(),
-            self.ledger.settlements.run(),
-            keep_leases(self.worker, self.pool, self.settings.worker.lease_s),
-        )
+    def _parts(self) -> Mapping[str, Part]:
+        return {
+            "listener": self.listener.run,
+            "timers": self.timers.run,
+            "decisions": lambda: self._work(self.worker.deciding),
+            "calls": lambda: self._work(self.worker.calling),
+            "committer": self.worker.committer.run,
+            "reservations": self.ledger.reservations.run,
+            "settlements": self.ledger.settlements.run,
+            "leases": lambda: keep_leases(self.worker, self.pool, self.settings.worker.lease_s),
+        }
 
     async def _work(self, lane: Any) -> None:
         await self._connected.wait()
         await self.worker.run(lane)
 
+    async def ready(self) -> None:
+        """Wait until this daemon listens."""
+        await self._connected.wait()
+
     def stop(self) -> None:
         """Ask for an orderly end."""
         self._stop.set()
 
+    async def asked_to_stop(self) -> None:
+        """Wait until an orderly end was asked for."""
+        await self._stop.wait()
+
     async def once(self) -> int:
         """Fire what is due, sweep, drain what can be claimed; no port, no listener. The number of tasks attempted."""
         async with self._tasks:
-            started = [self._spawn(p) for p in (self.ledger.reservations.run(), self.ledger.settlements.run())]
+            leases = keep_leases(self.worker, self.pool, self.settings.worker.lease_s)
+            parts = (self.ledger.reservations.run(), self.ledger.settlements.run(), leases)
+            started = [self._spawn(part) for part in parts]
             await self.timers.fire()
             await self.sweep.run()
             attempted = await self.worker.drain()
@@ -179,4 +192,33 @@ class Daemon:
         return attempted
 
 
-__all__ = ["UNREACHABLE", "Daemon", "prepare"]
+async def _refuses(host_dsn: str) -> bool:
+    try:
+        conn = await asyncpg.connect(host_dsn, timeout=db.CONNECT_TIMEOUT_S)
+    except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError):
+        return True
+    except (*UNREACHABLE, asyncpg.PostgresError):
+        return False
+    conn.terminate()
+    return False
+
+
+async def _supervised(name: str, part: Part) -> None:
+    """Run a part until it ends; one that fails is told and begun anew: no error of one ends them all."""
+    pauses = chain((0.1, 0.5, 1.0), repeat(5.0))
+    while True:
+        try:
+            await part()
+        except Exception:  # the supervised loop
+            log.exception("part failed, beginning anew", name=name)
+            await asyncio.sleep(next(pauses))
+        else:
+            return
+
+
+def _say_waiting(details: Mapping[str, Any]) -> None:
+    if details["tries"] in (1, 20):
+        log.warning("waiting for the database", error=str(details["exception"]))
+
+
+__all__ = ["UNREACHABLE", "Daemon", "Pipeline", "mermaid", "prepare", "registry"]

@@ -17,7 +17,7 @@ from daemon import queue
 from daemon.db import RECONNECT_S, UNREACHABLE, Pool
 from daemon.log import get_logger
 from daemon.metrics import Metrics
-from daemon.outcome import Done, Fail, Outcome
+from daemon.outcome import Fail, Outcome
 from daemon.queue import Attempted, Kinds, Written
 from daemon.task import Task
 
@@ -47,6 +47,7 @@ class Committer:
     on_written: Callable[[Sequence[Attempted]], None]
     _at_hand: list[Attempted] = field(default_factory=list)
     _locked: dict[int, Waiting] = field(default_factory=dict)
+    _ended_now: set[int] = field(default_factory=set)
     _offered: asyncio.Event = field(default_factory=asyncio.Event)
 
     def offer(self, attempts: Sequence[Attempted]) -> None:
@@ -66,9 +67,9 @@ class Committer:
     async def run(self) -> None:
         """Commit until cancelled."""
         while True:
+            await self.flush()
             await self._offered.wait()
             self._offered.clear()
-            await self.flush()
 
     async def flush(self) -> None:
         """Commit everything at hand; locked ones come back by themselves."""
@@ -76,54 +77,65 @@ class Committer:
             batch, self._at_hand = self._at_hand[:LARGEST_BATCH], self._at_hand[LARGEST_BATCH:]
             try:
                 await self._commit(batch)
-            except asyncio.CancelledError:
-                self._at_hand = batch + self._at_hand
+            except BaseException:
+                unwritten = [a for a in batch if a[0].id not in self._ended_now]
+                self._at_hand = unwritten + self._at_hand
                 raise
+            finally:
+                self._ended_now.clear()
 
     async def _commit(self, batch: list[Attempted]) -> None:
         try:
             self._written(await self._write_surely(batch))
-        except asyncpg.PostgresError as error:
+        except queue.REFUSALS as error:
             if len(batch) > 1:
                 log.info("batch refused, committing one by one", size=len(batch), error=str(error))
             for attempt in batch:
-                await self._commit_one(attempt)
+                self._written(await self._write_one(attempt))
 
-    async def _commit_one(self, attempt: Attempted) -> None:
+    async def _write_one(self, attempt: Attempted) -> Written:
+        """Its outcome; if the database refuses that, a failure instead; if it refuses even that, a bare dead letter."""
+        task, _ = attempt
         try:
-            written = await self._write_surely([attempt])
+            return await self._write_surely([attempt])
         except BUSY:
-            written = Written(locked=[attempt])
-        except asyncpg.PostgresError as error:
-            if not isinstance(attempt[1], Done):
-                raise
-            log.warning("outcome refused by the database", task=attempt[0].id, kind=attempt[0].kind, error=str(error))
-            written = await self._write_surely([(attempt[0], Fail(f"outcome refused: {error}"))])
-        self._written(written)
+            return Written(locked=[attempt])
+        except queue.REFUSALS as error:
+            log.warning("outcome refused by the database", **_described(task), error=str(error))
+            refused = Fail(f"outcome refused: {error}")
+        try:
+            return await self._write_surely([(task, refused)])
+        except BUSY:
+            return Written(locked=[attempt])
+        except queue.REFUSALS as error:
+            log.error("a task's subject can't be told of its death", **_described(task), error=str(error))
+            return await self._write_surely([(task, Fail(refused.error, retryable=False))], bury=False)
 
-    async def _write_surely(self, batch: list[Attempted]) -> Written:
+    async def _write_surely(self, batch: list[Attempted], *, bury: bool = True) -> Written:
         """Write through lost connections: the fence makes a repeated write harmless."""
         tries = 0
         while True:
             try:
-                return await self._write(batch, again=tries > 0)
+                return await self._write(batch, again=tries > 0, bury=bury)
             except UNREACHABLE as error:
                 if tries == 0:
                     log.info("database connection lost while committing", error=str(error))
                 await asyncio.sleep(RECONNECT_S[min(tries, len(RECONNECT_S) - 1)])
                 tries += 1
 
-    async def _write(self, batch: list[Attempted], *, again: bool) -> Written:
+    async def _write(self, batch: list[Attempted], *, again: bool, bury: bool) -> Written:
         async with self.pool.acquire() as conn:
             async with conn.transaction():
-                written = await queue.write(conn, self.kinds, batch)
+                written = await queue.write(conn, self.kinds, batch, bury=bury)
             if again and written.lost:
                 mine = await queue.settled_already(conn, written.lost)
-                written.settled += [a for a in written.lost if a[0].id in mine]
+                written.settled += [(task, o) for task, o in written.lost if task.id in mine and isinstance(o, Done)]
                 written.lost = [a for a in written.lost if a[0].id not in mine]
             return written
 
     def _written(self, written: Written) -> None:
+        for subject, items in queue.by_subject(self.kinds, written.settled).items():
+            subject.observe(self.metrics, items)
         for attempt in written.locked:
             self._wait_for_lock(attempt)
         for outcome, attempts in (
@@ -134,6 +146,7 @@ class Committer:
     def _ended(self, outcome: str, attempts: Sequence[Attempted]) -> None:
         if not attempts:
             return
+        self._ended_now.update(task.id for task, _ in attempts)
         for kind, count in Counter(task.kind for task, _ in attempts).items():
             self.metrics.tasks.labels(kind, outcome).inc(count)
         if outcome == "lost":

@@ -24,7 +24,6 @@ CONNECT_TIMEOUT_S = 4.0
 DISCONNECTED = (
     OSError,
     asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
@@ -160,6 +159,10 @@ class Pool:
                 yield conn
             except DISCONNECTED:
                 conn.terminate()
+                raise
+            except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+                if conn.is_closed():  # the client's way of saying so; else it is about bad input
+                    raise ConnectionResetError(str(error)) from error
                 raise
             finally:
                 self._lent.discard(conn)

@@ -24,8 +24,8 @@ T = TypeVar("T")
 class Gate(Protocol):
     """Asked inside the reservation, in its transaction: what may not go out now, and why."""
 
-    async def admit(self, conn: Connection, items: Sequence[Any]) -> Sequence[str | None]:
-        """For each item None, or the reason why its call may not be made. May write, e.g. that it is going out."""
+    async def admit(self, conn: Connection, items: Sequence[Any]) -> "Sequence[Refused | None]":
+        """For each item None, or why its call may not be made (yet). May write, e.g. that it is going out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +195,8 @@ class Ledger:
         verdicts: dict[str, Reservation] = {}
         for gate in {id(i.gate): i.gate for i in intents if i.gate is not None}.values():
             its = [i for i in intents if i.gate is gate]
-            reasons = await gate.admit(conn, [i.item for i in its])
-            verdicts |= {i.key: Refused(why) for i, why in zip(its, reasons, strict=True) if why is not None}
+            refusals = await gate.admit(conn, [i.item for i in its])
+            verdicts |= {i.key: refused for i, refused in zip(its, refusals, strict=True) if refused is not None}
         return verdicts
 
     async def _by_budgets(self, conn: Connection, intents: Sequence[Intent], day: Day) -> dict[str, Reservation]:

@@ -82,7 +82,7 @@ class Listener:
             try:
                 await self._session()
                 failures = 0
-            except (*UNREACHABLE, asyncpg.PostgresError) as error:
+            except (*UNREACHABLE, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 if self.healthy:
                     failures = 0
                     self.on_broken()
@@ -206,5 +206,5 @@ class Listener:
         if self._conn is not None and not self._conn.is_closed():
             try:
                 await self._conn.execute(SQL["deregister"], self.hearer.id, timeout=self.beat.timeout_s)
-            except UNREACHABLE as error:
+            except (*UNREACHABLE, asyncpg.InterfaceError) as error:
                 log.info("could not sign off", error=str(error))

@@ -5,8 +5,7 @@ tasks available again. Outcomes are committed for good, all effects of a batch i
 settles only what its lease still holds, and its effects follow for those alone.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from random import random
@@ -22,6 +21,9 @@ from daemon.task import Kind, NewTask, Subject, Task
 
 SQL = Statements("daemon", "queue.sql")
 MOST_INTERRUPTIONS = 20
+CLAIM_TRIES = 5
+REFUSALS = (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, TypeError, LookupError, AttributeError)
+"""What a malformed payload or value raises: the fault of one task, not of its batch."""
 
 Kinds = Mapping[str, Kind[Any]]
 Attempted = tuple[Task, Outcome[Any]]
@@ -39,9 +41,9 @@ class Claimed:
 class Written:
     """What became of a batch: tasks written, those whose subject was locked, those that were no longer ours."""
 
-    settled: list[Attempted] = field(default_factory=list)
+    settled: list[tuple[Task, Done[Any]]] = field(default_factory=list)
     retried: list[Attempted] = field(default_factory=list)
-    dead: list[Attempted] = field(default_factory=list)
+    dead: list[tuple[Task, Fail]] = field(default_factory=list)
     locked: list[Attempted] = field(default_factory=list)
     lost: list[Attempted] = field(default_factory=list)
 
@@ -58,14 +60,17 @@ class Wait:
     counts: bool
 
 
-@contextmanager
-def _overlap_is_no_claim() -> Iterator[None]:
-    """Two claims of one key that did not see each other: the index refused the second, which tries again."""
-    try:
-        yield
-    except asyncpg.UniqueViolationError as error:
-        if error.constraint_name != "tasks_running_key":
-            raise
+async def _claim(conn: Connection, statement: str, *arguments: Any) -> list[asyncpg.Record]:
+    """Two claims of one key that did not see each other: the index refuses the second, which looks again."""
+    for _ in range(CLAIM_TRIES):
+        try:
+            rows: list[asyncpg.Record] = await conn.fetch(SQL[statement], *arguments)
+        except asyncpg.UniqueViolationError as error:
+            if error.constraint_name != "tasks_running_key":
+                raise
+        else:
+            return rows
+    return []
 
 
 def _claimed(rows: Sequence[asyncpg.Record], lease: UUID) -> list[Claimed]:
@@ -85,18 +90,14 @@ async def claim(
     """Claim due tasks of these kinds, each up to its room, in order of priority, time and id."""
     lease = uuid4()
     tries = [kinds[name].policy.max_attempts for name in room]
-    rows: list[asyncpg.Record] = []
-    with _overlap_is_no_claim():
-        rows = await conn.fetch(SQL["claim"], list(room), list(room.values()), tries, total, worker, lease, lease_s)
+    rows = await _claim(conn, "claim", list(room), list(room.values()), tries, total, worker, lease, lease_s)
     return _claimed(rows, lease)
 
 
 async def claim_lonely(conn: Connection, kinds: Kinds, worker: UUID, lease_s: float) -> list[Claimed]:
     """Claim one task that has taken its daemon down too often to run beside others."""
     lease = uuid4()
-    rows: list[asyncpg.Record] = []
-    with _overlap_is_no_claim():
-        rows = await conn.fetch(SQL["claim_lonely"], list(kinds), 3, worker, lease, lease_s)
+    rows = await _claim(conn, "claim_lonely", list(kinds), 3, worker, lease, lease_s)
     return _claimed(rows, lease)
 
 
@@ -104,32 +105,30 @@ def _fences(attempts: Sequence[Attempted]) -> tuple[list[int], list[UUID]]:
     return [task.id for task, _ in attempts], [task.lease_id for task, _ in attempts]
 
 
-def _by_subject(kinds: Kinds, done: Sequence[tuple[Task, Done[Any]]]) -> dict[Subject[Any], list[tuple[Task, Any]]]:
+def by_subject(kinds: Kinds, done: Sequence[tuple[Task, Done[Any]]]) -> dict[Subject[Any], list[tuple[Task, Any]]]:
+    """Outcomes by the subject that writes them, with their effects."""
     groups: dict[Subject[Any], list[tuple[Task, Any]]] = {}
     for task, outcome in done:
         groups.setdefault(kinds[task.kind].subject, []).append((task, outcome.effects))
     return groups
 
 
-async def write(conn: Connection, kinds: Kinds, attempts: Sequence[Attempted]) -> Written:
-    """Write a batch of outcomes; the caller holds the transaction."""
+async def write(conn: Connection, kinds: Kinds, attempts: Sequence[Attempted], *, bury: bool = True) -> Written:
+    """Write a batch of outcomes; the caller holds the transaction. `bury` False: tell no subject of a death."""
     written = Written()
     done = [(task, o) for task, o in attempts if isinstance(o, Done)]
     waits = [Wait(task, o, None, o.until, o.reason, counts=False) for task, o in attempts if isinstance(o, Snooze)]
-    deaths: list[tuple[Task, Fail]] = []
-    for task, outcome in attempts:
-        if isinstance(outcome, Fail):
-            again = _again(kinds[task.kind], task, outcome)
-            if again is None:
-                deaths.append((task, outcome))
-            else:
-                waits.append(again)
+    failed = [(task, o, _again(kinds[task.kind], task, o)) for task, o in attempts if isinstance(o, Fail)]
+    waits += [again for _, _, again in failed if again is not None]
+    deaths = [(task, fail) for task, fail, again in failed if again is None]
     if done:
         await _write_done(conn, kinds, done, written)
     if waits:
         await _postpone(conn, waits, written)
     if deaths:
-        await _bury(conn, kinds, deaths, written)
+        await _kill(conn, deaths, written)
+    for task, fail in written.dead if bury else ():
+        await kinds[task.kind].subject.bury(conn, task, fail.error, fail.unknown)
     return written
 
 
@@ -142,16 +141,15 @@ def _again(kind: Kind[Any], task: Task, fail: Fail) -> Wait | None:
 
 async def _write_done(conn: Connection, kinds: Kinds, done: Sequence[tuple[Task, Done[Any]]], written: Written) -> None:
     held: set[int] = set()
-    for subject, items in _by_subject(kinds, done).items():
+    for subject, items in by_subject(kinds, done).items():
         held.update(await subject.hold(conn, items))
     written.locked = [a for a in done if a[0].id not in held]
     ready = [a for a in done if a[0].id in held]
     rows = await conn.fetch(SQL["settle"], *_fences(ready), [outcome.reason for _, outcome in ready])
     ours = {r["id"] for r in rows}
-    settled = [a for a in ready if a[0].id in ours]
-    written.settled = list(settled)
+    written.settled = [a for a in ready if a[0].id in ours]
     written.lost += [a for a in ready if a[0].id not in ours]
-    for subject, items in _by_subject(kinds, settled).items():
+    for subject, items in by_subject(kinds, written.settled).items():
         await subject.commit(conn, items)
 
 
@@ -163,15 +161,11 @@ async def _postpone(conn: Connection, waits: Sequence[Wait], written: Written) -
     written.lost += [a for a in attempts if a[0].id not in ours]
 
 
-async def _bury(conn: Connection, kinds: Kinds, deaths: Sequence[tuple[Task, Fail]], written: Written) -> None:
+async def _kill(conn: Connection, deaths: Sequence[tuple[Task, Fail]], written: Written) -> None:
     rows = await conn.fetch(SQL["kill"], *_fences(deaths), [fail.error for _, fail in deaths])
     ours = {r["id"] for r in rows}
-    for task, fail in deaths:
-        if task.id in ours:
-            await kinds[task.kind].subject.bury(conn, task, fail.error, fail.unknown)
-            written.dead.append((task, fail))
-        else:
-            written.lost.append((task, fail))
+    written.dead = [d for d in deaths if d[0].id in ours]
+    written.lost += [d for d in deaths if d[0].id not in ours]
 
 
 async def settled_already(conn: Connection, attempts: Sequence[Attempted]) -> set[int]:
@@ -185,9 +179,9 @@ async def give_back(conn: Connection, tasks: Sequence[Task]) -> int:
     return len(rows)
 
 
-async def renew(conn: Connection, worker: UUID, lease_s: float) -> None:
-    """Renew every lease of this daemon in one statement."""
-    await conn.execute(SQL["renew"], worker, lease_s)
+async def renew(conn: Connection, worker: UUID, lease_s: float, tasks: Sequence[Task]) -> None:
+    """Renew the leases of what this daemon attempts, in one statement."""
+    await conn.execute(SQL["renew"], worker, lease_s, [t.id for t in tasks])
 
 
 async def enqueue(conn: Connection, tasks: Sequence[NewTask]) -> None:

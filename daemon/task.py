@@ -11,6 +11,8 @@ from daemon.outcome import Outcome
 if TYPE_CHECKING:
     from asyncpg import Connection
 
+    from daemon.metrics import Metrics
+
 E = TypeVar("E")
 E_contra = TypeVar("E_contra", contravariant=True)
 
@@ -67,6 +69,9 @@ class Subject(Protocol[E_contra]):
 
     async def commit(self, conn: "Connection[Any]", done: Sequence[tuple[Task, E_contra]]) -> None:
         """Write the effects. SQL only, one statement per kind of effect."""
+
+    def observe(self, metrics: "Metrics", done: Sequence[tuple[Task, E_contra]]) -> None:
+        """Count what has been committed."""
 
     async def bury(self, conn: "Connection[Any]", task: Task, error: str, unknown: bool) -> None:
         """What a dead letter means for the subject."""

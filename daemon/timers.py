@@ -101,7 +101,7 @@ async def keep_leases(worker: Worker, pool: Pool, lease_s: float) -> None:
             continue
         try:
             async with asyncio.timeout(lease_s / 6), pool.acquire() as conn:
-                await queue.renew(conn, worker.id, lease_s)
+                await queue.renew(conn, worker.id, lease_s, worker.running)
                 renewed = time.monotonic()
         except (*UNREACHABLE, asyncpg.PostgresError) as error:
             log.warning("leases not renewed", error=str(error))

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from daemon import queue
 from daemon.committer import Committer
-from daemon.db import UNREACHABLE, Pool
+from daemon.db import UNREACHABLE, Connection, Pool
 from daemon.log import context, get_logger
 from daemon.metrics import Metrics
 from daemon.outcome import Fail, Outcome
@@ -176,24 +176,34 @@ class Worker:
         for c in claimed:
             if c.waited_s is not None:
                 self.metrics.event_latency.observe(max(0.0, c.waited_s))
-        snapshots = await self._load(tasks)
-        if snapshots is not None:
-            self._start(tasks, snapshots)
+        loaded = await self._load(tasks)
+        if loaded is None:
+            return
+        snapshots, malformed = loaded
+        if malformed:
+            self.committer.offer(malformed)
+            bad = {task.id for task, _ in malformed}
+            tasks = [t for t in tasks if t.id not in bad]
+        self._start(tasks, snapshots)
 
-    async def _load(self, tasks: Sequence[Task]) -> Mapping[int, Any] | None:
-        """The snapshots of a batch, one statement per subject; without them the batch is given back."""
-        snapshots: dict[int, Any] = {}
+    async def _load(self, tasks: Sequence[Task]) -> tuple[dict[int, Any], list[Attempted]] | None:
+        """The snapshots of a batch, one statement per subject, and the tasks that have none because they are malformed.
+
+        Without a database the batch is given back.
+        """
         by_subject: dict[Subject[Any], list[Task]] = {}
         for task in tasks:
             by_subject.setdefault(self.kinds[task.kind].subject, []).append(task)
+        snapshots: dict[int, Any] = {}
+        malformed: list[Attempted] = []
         try:
             async with self.claims.acquire() as conn:
                 for subject, its_tasks in by_subject.items():
-                    snapshots.update(await subject.load(conn, its_tasks))
+                    snapshots |= await _load_each(conn, subject, its_tasks, malformed)
         except UNREACHABLE:
             await self._give_back(tasks)
             return None
-        return snapshots
+        return snapshots, malformed
 
     def _start(self, tasks: Sequence[Task], snapshots: Mapping[int, Any]) -> None:
         decided: list[Attempted] = []
@@ -312,6 +322,23 @@ class Worker:
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
             await self._give_back(left)
+
+
+async def _load_each(
+    conn: Connection, subject: Subject[Any], tasks: Sequence[Task], malformed: list[Attempted]
+) -> Mapping[int, Any]:
+    """Load a batch; if that fails, one by one, so that one malformed task harms no other."""
+    try:
+        return await subject.load(conn, tasks)
+    except queue.REFUSALS as error:
+        if len(tasks) == 1:
+            log.warning("malformed task", task=tasks[0].id, kind=tasks[0].kind, error=str(error))
+            malformed.append((tasks[0], Fail(f"malformed: {type(error).__name__}: {error}", retryable=False)))
+            return {}
+    snapshots: dict[int, Any] = {}
+    for task in tasks:
+        snapshots |= await _load_each(conn, subject, [task], malformed)
+    return snapshots
 
 
 def _worn_out(task: Task) -> Fail:

@@ -4,8 +4,9 @@ An effect's fields are the columns of its statement, in order, after the task's 
 order of STATEMENTS; what touches a lead holds that lead's row first and waits for nobody.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, ClassVar
@@ -13,10 +14,13 @@ from uuid import UUID
 
 from daemon import queue
 from daemon.db import Connection, Statements
+from daemon.metrics import Metrics
 from daemon.task import NewTask, Task
+from handlers.lead import Lead
 
 SQL = Statements("handlers", "effects.sql")
 Json = Mapping[str, Any]
+NO_COLUMN = {"column": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,14 @@ class Move:
     reason: str
     data: Json | None = None
     actor: str = "orchestrator"
+    path: tuple[str, str] = field(
+        default=("", ""), metadata=NO_COLUMN
+    )  # pipeline and stage that it leaves, for metrics
+
+    @classmethod
+    def of(cls, lead: Lead, to_stage: str, reason: str, data: Json | None = None) -> "Move":
+        """The move of this lead out of its present stage entry."""
+        return cls(lead.id, lead.stage_seq, to_stage, reason, data, path=(lead.pipeline, lead.stage))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +103,7 @@ class MessageEnded:
     provider_message_id: str | None = None
     cost: Decimal | None = None
     sent_at: datetime | None = None
+    channel: str = field(default="", metadata=NO_COLUMN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +181,7 @@ STATEMENTS: tuple[type[Written], ...] = (
     Exclude, ReplyRead, MessageEnded, Change, CancelMessages, Event, Move, Send, AskPerson, Alert, ReviveEntry,
 )  # fmt: skip
 ONE_PER_LEAD = (Change, Move)
+COLUMNS = {kind: [f.name for f in fields(kind) if f.metadata != NO_COLUMN] for kind in STATEMENTS}
 
 
 class Writer:
@@ -193,11 +207,24 @@ class Writer:
                 await write(conn, kind, rows)
         await queue.enqueue(conn, [e for _, e in by_type.get(NewTask, []) if isinstance(e, NewTask)])
 
+    def observe(self, metrics: Metrics, done: Sequence[tuple[Task, Effects]]) -> None:
+        """Count moves, messages and replies."""
+        for (pipeline, from_stage, to_stage), n in Counter(
+            (*e.path, e.to_stage) for _, effects in done for e in effects if isinstance(e, Move)
+        ).items():
+            metrics.transitions.labels(pipeline, from_stage, to_stage).inc(n)
+        for _, effects in done:
+            for effect in effects:
+                if isinstance(effect, MessageEnded):
+                    metrics.sends.labels(effect.channel, effect.status).inc()
+                elif isinstance(effect, ReplyRead) and effect.category:
+                    metrics.replies.labels(effect.category).inc()
+
 
 async def write(conn: Connection, kind: type[Written], rows: Sequence[tuple[int, Effect]]) -> None:
     """Write effects of one type in one statement."""
     if rows:
-        columns = [[getattr(effect, f.name) for _, effect in rows] for f in fields(kind)]
+        columns = [[getattr(effect, name) for _, effect in rows] for name in COLUMNS[kind]]
         await conn.execute(SQL[kind.statement], [task_id for task_id, _ in rows], *columns)
 
 

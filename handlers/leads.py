@@ -119,7 +119,7 @@ def _due(pipeline: Pipeline, stage: Stage, lead: Lead, task: Task) -> tuple[Effe
 
 def _go(pipeline: Pipeline, lead: Lead, target: str, reason: str, event: str | None) -> Effects:
     facts = {"dead_reason": reason} if target == pipeline.refused else None
-    move = Move(lead.id, lead.stage_seq, target, reason, facts)
+    move = Move.of(lead, target, reason, facts)
     return (Event(lead.id, event, {"reason": reason}), move) if event else (move,)
 
 
@@ -156,7 +156,7 @@ def _check(pipelines: Pipelines) -> Any:
         target = pipeline.by_name.get(stage.on_complete or "")
         missing = lead.missing(target.required) if target else []
         if target and not missing:
-            return done(Move(lead.id, lead.stage_seq, target.name, "the data is complete"), reason="complete")
+            return done(Move.of(lead, target.name, "the data is complete"), reason="complete")
         issues = [*_contact_issues(lead), *pipeline.check(lead), *task.payload.get("issues", ())]
         return Done(
             tuple(_issue_effects(lead, issues, [f"missing:{f}" for f in missing])), ", ".join(issues) or "checked"

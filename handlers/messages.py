@@ -1,7 +1,7 @@
 """The one place through which every message to a person goes: gates, reservation, the one call, what it came to."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -11,6 +11,7 @@ from daemon.answers import Answered, charge
 from daemon.context import Context
 from daemon.db import Connection, Statements
 from daemon.engines import Call, Skipped
+from daemon.ledger import Refused
 from daemon.outcome import Done, Fail, Outcome, Snooze
 from daemon.task import Kind, Policy, Task
 from handlers.addresses import normal_address, problem_with_phone
@@ -71,14 +72,14 @@ TRANSPORTS: Mapping[str, Transport] = {
 class SendingGate:
     """Asked inside the reservation: suppression is decided in the transaction that makes the message `sending`."""
 
-    async def admit(self, conn: Connection, items: Sequence[tuple[UUID, str]]) -> Sequence[str | None]:
+    async def admit(self, conn: Connection, items: Sequence[tuple[UUID, str]]) -> Sequence[Refused | None]:
         """Why a message may not go out, or None."""
         columns = [i for i, _ in items], [a for _, a in items]
         admitted = {r["id"] for r in await conn.fetch(SQL["admit"], *columns)}
         if len(admitted) == len(items):
             return [None] * len(items)
-        reasons = {r["id"]: r["reason"] for r in await conn.fetch(SQL["refusals"], *columns)}
-        return [None if i in admitted else reasons.get(i, "the message is gone") for i, _ in items]
+        why = {r["id"]: Refused(r["reason"], r["until"]) for r in await conn.fetch(SQL["refusals"], *columns)}
+        return [None if i in admitted else why.get(i, Refused("the message is gone")) for i, _ in items]
 
 
 GATE = SendingGate()
@@ -182,7 +183,9 @@ def _address(letter: Letter) -> str | Fail:
 def _sent(letter: Letter, task: Task, answer: Answered, estimate: Decimal, pipelines: Pipelines) -> Effects:
     row, result = letter.row, answer.result
     cost = charge(result, estimate).cost
-    ended: list[Effect] = [MessageEnded(letter.id, "sent", None, _text(result.get("message_id")), cost, task.now)]
+    ended: list[Effect] = [
+        MessageEnded(letter.id, "sent", None, _text(result.get("message_id")), cost, task.now, row["channel"])
+    ]
     if letter.lead is None:
         return tuple(ended)
     lead, facts = letter.lead, _facts(row, result, task.now)
@@ -229,7 +232,7 @@ def _deadline_again(letter: Letter, task: Task, pipelines: Pipelines) -> dict[st
 
 def _skipped(letter: Letter, reason: str) -> Effects:
     """Suppressed is an end like any other; the lead that waits for this message needs a person, except in a dry run."""
-    ended: list[Effect] = [MessageEnded(letter.id, "suppressed", reason)]
+    ended: list[Effect] = [MessageEnded(letter.id, "suppressed", reason, channel=letter.row["channel"])]
     if letter.lead is None:
         return tuple(ended)
     lead = letter.lead
@@ -246,7 +249,8 @@ def _move_on(letter: Letter, reason: str) -> Effects:
     if lead is None or row["then_to"] is None:
         return ()
     why = str(lead.data.get("dead_reason") or reason)
-    return (Move(lead.id, row["stage_seq"] or lead.stage_seq, row["then_to"], why),)
+    move = Move.of(lead, row["then_to"], why)
+    return (replace(move, stage_seq=row["stage_seq"]) if row["stage_seq"] else move,)
 
 
 def _text(value: Any) -> str | None:

@@ -39,8 +39,10 @@ SQL = Statements("handlers", "replies.sql")
 AUTOMATIC = ("bounce", "complaint", "delivery_notice", "auto_reply", "out_of_office")
 GOODBYES = ("opt_out", "hard_pass")
 BY_AGENT = frozenset(
-    ("auto_reply", "out_of_office", "opt_out", "hard_pass", "soft_pass", "interested", "pricing", "acceptance")
-    + ("rejection", "counter", "question", "referral", "unclear")
+    {
+        *("auto_reply", "out_of_office", "opt_out", "hard_pass", "soft_pass", "interested", "pricing"),
+        *("acceptance", "rejection", "counter", "question", "referral", "unclear"),
+    }
 )
 """What the classifier may say; delivery reports are for the rules alone."""
 
@@ -282,7 +284,7 @@ def _farewell(lead: Lead, pipeline: Pipeline, category: str) -> Effects:
     target = pipeline.refused
     if target is None or target not in pipeline.by_name[lead.stage].to:
         return ()
-    return (Move(lead.id, lead.stage_seq, target, category, {"dead_reason": category}),)
+    return (Move.of(lead, target, category, {"dead_reason": category}),)
 
 
 def _to_person(mail: Mail, why: str) -> list[Effect]:

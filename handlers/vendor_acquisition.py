@@ -45,7 +45,7 @@ async def validate(lead: Lead, attempt: Attempt) -> Outcome[Effects]:
     }
     facts = {"validation_passed": passed, **verdict}
     if passed:
-        return done(Move(lead.id, lead.stage_seq, "OFFER_MADE", "validation passed", facts), reason="validation passed")
+        return done(Move.of(lead, "OFFER_MADE", "validation passed", facts), reason="validation passed")
     why = str(answer.result.get("reason") or "validation failed")
     return done(
         Change(lead.id, data={**facts, "dead_reason": why}),
@@ -111,12 +111,10 @@ def on_reply(lead: Lead, reply: Inbound) -> Routed | None:
         return None
     match reply.category:
         case "acceptance":
-            return Routed((Move(lead.id, lead.stage_seq, "OFFER_ACCEPTED", "the vendor accepted"),), "offer accepted")
+            return Routed((Move.of(lead, "OFFER_ACCEPTED", "the vendor accepted"),), "offer accepted")
         case "rejection":
             facts = {"rejection_reason": reply.body[:500]}
-            return Routed(
-                (Move(lead.id, lead.stage_seq, "OFFER_REJECTED", "the vendor declined", facts),), "offer rejected"
-            )
+            return Routed((Move.of(lead, "OFFER_REJECTED", "the vendor declined", facts),), "offer rejected")
         case "counter" | "question":
             # While we owe an answer, the lead's silence doesn't count.
             paused = Change(lead.id, lead.stage_seq, set_deadline=True)

@@ -101,7 +101,7 @@ SELECT l.id FROM task_log l JOIN unnest($1::bigint[], $2::uuid[]) AS d(id, lease
 
 -- name: renew
 UPDATE tasks SET lease_expires_at = clock_timestamp() + make_interval(secs => $2)
-WHERE status = 'running' AND worker = $1
+WHERE status = 'running' AND worker = $1 AND id = ANY ($3)
 
 -- name: enqueue
 INSERT INTO tasks (kind, key, payload, run_at, priority, dedup_key)

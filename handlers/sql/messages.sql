@@ -3,8 +3,11 @@ SELECT m AS message, l AS lead FROM messages m LEFT JOIN leads l ON l.id = m.lea
 
 -- name: admit
 -- The last word before a message goes out: $1 messages. What is admitted is `sending` from now on.
+WITH free AS (
+    SELECT m.id FROM messages m WHERE m.id = ANY ($1) ORDER BY m.id FOR NO KEY UPDATE SKIP LOCKED
+)
 UPDATE messages m SET status = 'sending', reserved_at = orchestrator.clock(), reason = NULL
-FROM unnest($1::uuid[], $2::text[]) AS d(id, address)
+FROM unnest($1::uuid[], $2::text[]) AS d(id, address) JOIN free USING (id)
 WHERE m.id = d.id AND m.status IN ('scheduled', 'sending')
   AND NOT EXISTS (SELECT FROM leads l WHERE l.id = m.lead_id AND l.do_not_contact)
   AND NOT EXISTS (SELECT FROM email_exclusions x WHERE plain_address(x.address) = plain_address(d.address))
@@ -14,7 +17,10 @@ RETURNING m.id
 SELECT m.id, CASE
     WHEN m.status NOT IN ('scheduled', 'sending') THEN 'the message is ' || m.status
     WHEN l.do_not_contact THEN 'do not contact'
-    ELSE 'excluded: ' || coalesce(x.reason, 'unknown') END AS reason
+    WHEN x.reason IS NOT NULL THEN 'excluded: ' || x.reason
+    ELSE 'somebody else holds its row' END AS reason,
+    CASE WHEN m.status IN ('scheduled', 'sending') AND NOT coalesce(l.do_not_contact, false) AND x.reason IS NULL
+         THEN clock() + interval '1 second' END AS until
 FROM unnest($1::uuid[], $2::text[]) AS d(id, address) JOIN messages m ON m.id = d.id
 LEFT JOIN leads l ON l.id = m.lead_id
 LEFT JOIN email_exclusions x ON plain_address(x.address) = plain_address(d.address)

@@ -1,0 +1,110 @@
+-- Filters that are null do not count. Every statement is planned anew for its values, so that they leave no trace
+-- in the plan. A list picks its rows first and renders only those; `shown` is the row as JSON.
+
+-- name: ready
+SELECT true
+
+-- name: queue_state
+SELECT count(*) FILTER (WHERE t.status = 'available') AS available,
+       count(*) FILTER (WHERE t.status = 'running') AS running,
+       count(*) FILTER (WHERE t.status = 'dead') AS dead,
+       coalesce((SELECT extract(epoch FROM orchestrator.clock() - d.run_at)::float8 FROM tasks d
+                 WHERE d.status = 'available' AND d.run_at <= orchestrator.clock()
+                 ORDER BY d.run_at LIMIT 1), 0) AS oldest_age_s,
+       (SELECT count(*) FROM schedules s
+        WHERE s.enabled AND s.next_slot <= orchestrator.clock() + interval '24 hours') AS slots_today
+FROM tasks t
+
+-- name: leads_by_stage
+SELECT s.pipeline, s.name AS stage, coalesce(l.n, 0) AS n
+FROM stages s
+LEFT JOIN (SELECT pipeline, stage, count(*) AS n FROM leads GROUP BY pipeline, stage) l
+       ON l.pipeline = s.pipeline AND l.stage = s.name
+
+-- name: leads
+-- $1 id, $2 pipeline, $3 stage, $4 needs_review, $5 a whole address, $6 a part of some text,
+-- $7 and $8 created_at and id of the last one seen, $9 how many.
+SELECT l.created_at, l.id, to_json(l)::text AS shown
+FROM (
+    SELECT id, pipeline, stage, name, company, email, phone, city, region, country, timezone, source, external_id, tier, score,
+           scored_at, approved_at, approved_by, data, needs_review, review_reason, do_not_contact, nurture_until,
+           conversation_started_at, last_inbound_at, last_outbound_at, run_id, promoted_to, stage_entered_at, deadline_at,
+           archived_at, created_at, updated_at, version, stage_seq, deadline_step, moved_by, move_reason, moved_task
+    FROM leads
+    WHERE ($1::uuid IS NULL OR id = $1)
+      AND ($2::text IS NULL OR pipeline = $2)
+      AND ($3::text IS NULL OR stage = $3)
+      AND ($4::boolean IS NULL OR needs_review = $4)
+      AND ($5::text IS NULL OR (email IS NOT NULL AND orchestrator.plain_address(email) = orchestrator.plain_address($5))
+                            OR (phone IS NOT NULL AND orchestrator.plain_address(phone) = orchestrator.plain_address($5)))
+      AND ($6::text IS NULL OR strpos(lower(concat_ws(E'\n', name, company, email, phone, external_id)), lower($6)) > 0)
+      AND ($7::timestamptz IS NULL OR (created_at <= $7 AND (created_at < $7 OR id > $8::uuid)))
+    ORDER BY created_at DESC, id
+    LIMIT $9
+) l
+ORDER BY l.created_at DESC, l.id
+
+-- name: lead_known
+SELECT EXISTS (SELECT FROM leads WHERE id = $1)
+
+-- name: events
+-- $1 lead, $2 id of the last one seen, $3 how many.
+SELECT e.id, to_json(e)::text AS shown
+FROM (
+    SELECT id, lead_id, event_type, from_stage, to_stage, metadata, actor, task_id, created_at
+    FROM pipeline_events
+    WHERE lead_id = $1 AND ($2::bigint IS NULL OR id < $2)
+    ORDER BY id DESC
+    LIMIT $3
+) e
+ORDER BY e.id DESC
+
+-- name: request_transition
+SELECT orchestrator.request_transition($1, $2, $3, $4)
+
+-- name: override_stage
+SELECT orchestrator.override_stage($1, $2, $3, $4)
+
+-- name: why_refused
+-- $1 lead, $2 where it should have gone.
+SELECT l.pipeline, l.stage,
+       EXISTS (SELECT FROM transitions t
+               WHERE t.pipeline = l.pipeline AND t.from_stage = l.stage AND t.to_stage = $2) AS legal,
+       coalesce(orchestrator.missing_fields(l.data, s.required), '{}') AS missing,
+       ARRAY(SELECT t.to_stage FROM transitions t
+             JOIN stages p ON p.pipeline = t.pipeline AND p.name = t.to_stage
+             WHERE t.pipeline = l.pipeline AND t.from_stage = l.stage ORDER BY p.position) AS targets
+FROM leads l LEFT JOIN stages s ON s.pipeline = l.pipeline AND s.name = $2
+WHERE l.id = $1
+
+-- name: tasks
+-- $1 id, $2 status, $3 kind, $4 id of the last one seen, $5 how many.
+SELECT t.id, to_json(t)::text AS shown
+FROM (
+    (SELECT id, kind, key, payload, priority, status, run_at, attempt, max_attempts, dedup_key, lease_id, lease_expires_at,
+            worker, error, created_at, started_at,
+            NULL::jsonb AS result, NULL::timestamptz AS finished_at, NULL::float8 AS duration_ms
+     FROM tasks
+     WHERE ($1::bigint IS NULL OR id = $1)
+       AND ($2::text IS NULL OR ($2 IN ('available', 'running', 'dead') AND status = $2))
+       AND ($3::text IS NULL OR kind = $3)
+       AND ($4::bigint IS NULL OR id < $4)
+     ORDER BY id DESC
+     LIMIT $5)
+    UNION ALL
+    (SELECT id, kind, key, payload, priority, status, run_at, attempt, max_attempts, dedup_key, lease_id, lease_expires_at,
+            worker, error, created_at, started_at, result, finished_at, duration_ms
+     FROM task_log
+     WHERE ($1::bigint IS NULL OR id = $1)
+       AND ($2::text IS NULL OR ($2 IN ('done', 'cancelled') AND status = $2))
+       AND ($3::text IS NULL OR kind = $3)
+       AND ($4::bigint IS NULL OR id < $4)
+     ORDER BY id DESC
+     LIMIT $5)
+    ORDER BY id DESC
+    LIMIT $5
+) t
+ORDER BY t.id DESC
+
+-- name: task_status
+SELECT status FROM tasks WHERE id = $1 UNION ALL SELECT status FROM task_log WHERE id = $1
