@@ -17,7 +17,7 @@ from daemon import queue
 from daemon.db import RECONNECT_S, UNREACHABLE, Pool
 from daemon.log import get_logger
 from daemon.metrics import Metrics
-from daemon.outcome import Fail, Outcome
+from daemon.outcome import Done, Fail, Outcome
 from daemon.queue import Attempted, Kinds, Written
 from daemon.task import Task
 
