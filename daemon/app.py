@@ -77,7 +77,7 @@ class Daemon:
             self.timers = Timers(self.pool, {"sweep": self._sweep, "daily": self._daily}, self.metrics)
             beat = Beat(s.worker.pulse_s, s.worker.takeover_s, s.listener.probe_timeout_s, s.listener.poll_only)
             self.listener = Listener(
-                self.listen_dsn, self.worker, self.metrics, beat, self._heard, self.timers.look, self.pool.doubt
+                self.listen_dsn, self.worker, self.metrics, beat, self._heard, self.timers.look, self._doubt
             )
             self.worker.healthy = lambda: self.listener.healthy
             try:
@@ -94,6 +94,11 @@ class Daemon:
         self._connected.set()
         self.timers.ask("sweep")
         self.worker.wake()
+
+    def _doubt(self) -> None:
+        """The ear went dead: the other connections may be half-open, too."""
+        self.pool.doubt()
+        self.worker.claims.doubt()
 
     async def _sweep(self) -> None:
         await self.sweep.run()

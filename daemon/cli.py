@@ -16,7 +16,7 @@ from daemon.errors import OrchestratorError, SettingsError
 GROUPS = {"run": "run", "check": "check", "db": "database", "pipelines": "pipelines"}
 """A command or group of commands, and the module of `daemon.commands` whose `register` adds it."""
 
-DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 
 def main() -> None:
@@ -28,8 +28,10 @@ def main() -> None:
         _leave(MISUSED, str(error))
     except KeyboardInterrupt:
         _leave(INTERRUPTED, "interrupted")
-    except (OrchestratorError, OSError, ExceptionGroup, *_database_errors()) as error:
-        _leave(FAILED, " ".join(_told(error).split()))
+    except ExceptionGroup as group:
+        _leave(FAILED, _told(_first_failure(group)))
+    except _failures() as error:
+        _leave(FAILED, _told(error))
 
 
 def application(arguments: Sequence[str]) -> typer.Typer:
@@ -75,20 +77,22 @@ def _import_structlog() -> None:
         del modules["rich"]
 
 
-def _database_errors() -> tuple[type[Exception], ...]:
-    """What the driver raises, if it was ever imported."""
-    driver = sys.modules.get("asyncpg")
-    return () if driver is None else (driver.PostgresError, driver.InterfaceError)
+def _failures() -> tuple[type[Exception], ...]:
+    """What a person can act on; anything else is a bug and leaves its traceback."""
+    driver = sys.modules.get("asyncpg")  # nothing of it is raised unless a command has imported it
+    return (OrchestratorError, OSError, *(() if driver is None else (driver.PostgresError, driver.InterfaceError)))
 
 
-def _told(error: BaseException) -> str:
-    """The text of the first failure in it that a person can act on; a group of others is a bug and stays one."""
-    if not isinstance(error, BaseExceptionGroup):
-        return str(error) or type(error).__name__
-    known, bugs = error.split((OrchestratorError, OSError, *_database_errors()))
-    if known is None or bugs is not None:
-        raise error
-    return _told(known.exceptions[0])
+def _first_failure(group: BaseExceptionGroup[Any]) -> Exception:
+    failures, bugs = group.split(_failures())
+    if failures is None or bugs is not None:
+        raise group
+    first = failures.exceptions[0]
+    return _first_failure(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+def _told(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _leave(code: int, text: str) -> None:

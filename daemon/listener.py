@@ -33,6 +33,8 @@ LEAST_WAIT_S = 0.005
 BACKOFF_S = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 HINT_SETTLES_S = 0.2  # after a NOTIFY the next due time is asked for again, at most this often
 LOCK_TRIES_S = 2.0
+FIRED_AT_ONCE = 1000  # as in schema.sql
+SIGN_OFF_S = 1.0
 
 log = get_logger("listener")
 
@@ -170,6 +172,8 @@ class Listener:
             self.hearer.notice_lonely()
         if row["slot_due"]:
             self.on_slot_due()
+        if row["fired"] >= FIRED_AT_ONCE:  # and there are more
+            return 0.0
         return float("inf") if row["wait_s"] is None else float(row["wait_s"])
 
     async def _wait(self, due_in_s: float) -> None:
@@ -205,6 +209,6 @@ class Listener:
         """An orderly end: nobody needs to miss this daemon."""
         if self._conn is not None and not self._conn.is_closed():
             try:
-                await self._conn.execute(SQL["deregister"], self.hearer.id, timeout=self.beat.timeout_s)
+                await self._conn.execute(SQL["deregister"], self.hearer.id, timeout=SIGN_OFF_S)
             except (*UNREACHABLE, asyncpg.InterfaceError) as error:
                 log.info("could not sign off", error=str(error))

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from random import sample
@@ -25,6 +26,8 @@ from daemon.task import Kind, Subject, Task
 
 log = get_logger("worker")
 POLL_S, POLL_UNHEALTHY_S = 5.0, 0.5
+QUIET_S = 30.0  # for so long calls may be held back to let a lonely task run alone
+GIVE_BACK_S = 1.0
 LOCKED_MAY_PILE_UP = 10  # batches of outcomes that wait for a lock before claiming halts
 
 Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
@@ -67,7 +70,11 @@ class Worker:
     _running: dict[int, tuple[Task, "asyncio.Task[None] | None"]] = field(default_factory=dict)
     _calls: Counter[str] = field(default_factory=Counter)
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
+    _claiming: int = 0
     _lonely: bool = False
+    _lonely_since: float = 0.0
+    _lonely_again_at: float = 0.0
+    _alone: int = 0
 
     def __post_init__(self) -> None:
         self.committer = Committer(self.pool, self.kinds, self.metrics, self._written)
@@ -79,11 +86,6 @@ class Worker:
         """Something may be due."""
         self.deciding.woken.set()
         self.calling.woken.set()
-
-    def notice_lonely(self) -> None:
-        """A task waits that has to run alone."""
-        self._lonely = True
-        self.wake()
 
     @property
     def running(self) -> list[Task]:
@@ -112,8 +114,10 @@ class Worker:
 
     async def run_once(self, lane: Lane) -> int:
         """Claim one batch and attempt it; the number of tasks claimed."""
-        if self._lonely:
-            return await self._run_lonely() if lane is self.deciding else 0
+        if lane is self.calling and self._hold_calls():
+            return 0
+        if lane is self.deciding and self._lonely and not self._calls.total():
+            return await self._run_lonely()
         claimed = await self._claim(lane)
         if claimed:
             await self._attempt_all(claimed)
@@ -152,18 +156,41 @@ class Worker:
         room, total = self._room(lane)
         if not room:
             return []
-        async with self.claims.acquire() as conn:
-            return await queue.claim(conn, self.kinds, room, total, worker=self.id, lease_s=self.limits.lease_s)
+        self._claiming += 1
+        self._idle.clear()
+        claimed: list[Claimed] = []
+        try:
+            async with self.claims.acquire() as conn:
+                claimed = await queue.claim(conn, self.kinds, room, total, worker=self.id, lease_s=self.limits.lease_s)
+        finally:
+            self._claiming -= 1
+            if not claimed:
+                self._maybe_idle()
+        return claimed
+
+    # -- a task that keeps ending its daemon
+
+    def notice_lonely(self) -> None:
+        """A task waits that has been interrupted too often to be attempted beside other calls."""
+        if not self._lonely and time.monotonic() >= self._lonely_again_at:
+            self._lonely, self._lonely_since = True, time.monotonic()
+            self.wake()
+
+    def _hold_calls(self) -> bool:
+        """Whether no new call may begin, for a lonely task's sake; a very long call makes it wait for another time."""
+        if self._lonely and self._calls.total() and time.monotonic() - self._lonely_since > QUIET_S:
+            self._lonely, self._lonely_again_at = False, time.monotonic() + 2 * QUIET_S
+        return self._lonely or self._alone in self._running
 
     async def _run_lonely(self) -> int:
-        """Let everything else end, then run one task that keeps killing its daemon with nothing beside it."""
-        await self._idle.wait()
+        """Nothing else is called or unwritten: if the daemon ends now, it was this task's doing."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1.0):  # some outcome may wait for somebody's lock
+                await self._idle.wait()
         async with self.claims.acquire() as conn:
             claimed = await queue.claim_lonely(conn, self.kinds, self.id, self.limits.lease_s)
-        if claimed:
-            await self._attempt_all(claimed)
-        await self._idle.wait()
-        self._lonely = False
+        self._lonely, self._alone = False, claimed[0].task.id if claimed else 0
+        await self._attempt_all(claimed)
         self.wake()
         return len(claimed)
 
@@ -258,7 +285,7 @@ class Worker:
             async with asyncio.timeout(kind.policy.timeout_s):
                 return await kind.execute(task, snapshot, self.context)
         except TimeoutError:
-            return Fail(f"no outcome within {kind.policy.timeout_s:g} s")
+            return Fail(f"timed out (the kind's limit: {kind.policy.timeout_s} s)")
         except Exception as error:  # the attempt: whatever a handler raises is this task's failure
             log.exception("handler raised")
             return Fail(f"{type(error).__name__}: {error}")
@@ -278,14 +305,17 @@ class Worker:
         self._ended()
 
     def _ended(self) -> None:
-        if not self._running:
-            self._idle.set()
+        self._maybe_idle()
         self.wake()
+
+    def _maybe_idle(self) -> None:
+        if not self._running and not self._claiming:
+            self._idle.set()
 
     async def _give_back(self, tasks: Sequence[Task]) -> None:
         """Make claimed tasks available again; if the database is away, their lease runs out or a peer takes over."""
         try:
-            async with self.pool.acquire() as conn:
+            async with asyncio.timeout(GIVE_BACK_S), self.pool.acquire() as conn:
                 await queue.give_back(conn, tasks)
         except UNREACHABLE as error:
             log.info("can't give back; the lease will", tasks=len(tasks), error=str(error))

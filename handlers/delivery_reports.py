@@ -13,6 +13,7 @@ from typing import Literal
 from handlers.addresses import normal_address
 
 LONGEST = 60_000  # characters looked at
+MOST = 100  # recipients of one report
 ORIGINAL = "----- Original message headers -----"  # parse_mail puts it between a report and what it reports on
 
 Kind = Literal["bounce", "delivery_notice", "complaint", "opt_out"]
@@ -268,12 +269,9 @@ def _fields(letter: Letter, groups: list[dict[str, str]], text: str, original: s
     failed = [g for g in told if _has_failed(g, letter.subject)]
     if not failed:
         return Report("delivery_notice", f"delivery {told[0].get('action', 'reported').lower()[:40]}")
-    only = len(failed) == 1
+    only, prose = len(failed) == 1, _segments(text, letter)
     return _bounce(
-        [
-            _failure_in(g, letter, _segments(text, letter), text if only else "", original if only else "")
-            for g in failed
-        ]
+        [_failure_in(g, letter, prose, text if only else "", original if only else "") for g in failed[:MOST]]
     )
 
 
@@ -374,7 +372,7 @@ def _prose(letter: Letter, text: str, original: str) -> Report | None:
     failed = listed or tuple(segments) or _inline(text, letter) or _to_of(original, letter.ours)
     whole = text if len(failed) <= 1 else ""
     return _bounce(
-        [_judged(address, segments.get(address, text), whole) for address in failed]
+        [_judged(address, segments.get(address, text), whole) for address in failed[:MOST]]
         or [Failure((), *cause_of("", text))]
     )
 

@@ -5,7 +5,8 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-LONGEST = 20_000  # characters looked at: what people write themselves is far shorter
+LONGEST = 20_000  # characters looked at, quotations included
+LONGEST_OWN = 5_000  # of what they write themselves
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class Request:
 
 def asks_to_stop(text: str) -> Request | None:
     """The request to stop contacting them that these words make, if they plausibly make one."""
-    own = own_words(text)
+    own = own_words(text)[:LONGEST_OWN]
     for look in (_whole_message, _plain_request, _word_alone_in_a_clause, _vocabulary):
         if found := look(own):
             return found
@@ -45,20 +46,20 @@ _FOOTERS = (  # how to leave, as only a sender says it
     rf"\b(?:reply|respond|text|txt|send|type|answer)\b.{{0,30}}\b{_WORD}\b.{{0,3}} (?:to|for|at any|any ?time|2)\b",
     rf"\b{_WORD} ?(?:=|2|to) ?(?:end|quit|opt|cancel|unsub|stop)",
     r"^\W*(?:or )?to (?:unsubscribe|opt[ -]?out|stop receiving|be removed|manage)\b",
-    r"^\W*(?:please )?(?:click|tap|visit|follow)\b.*\b(?:unsubscribe|opt[ -]?out)",
+    r"^\W*(?:please )?(?:click|tap|visit|follow)\b.{0,200}\b(?:unsubscribe|opt[ -]?out)",
     (
-        r"\bif you(?:'d| would| no longer| do not| don't)? (?:wish|want|prefer|like|rather)\b.*\b(?:receive|hear"
+        r"\bif you(?:'d| would| no longer| do not| don't)? (?:wish|want|prefer|like|rather)\b.{0,200}\b(?:receive|hear"
         r"|unsubscribe|opt|contact|list)"
     ),
     r"\byou(?:'re| are) receiving\b|\byou received this\b|\bthis (?:e-?mail|message) was (?:intended|sent)\b",
-    r"\bunsubscribe\b.{0,40}https?:(?!.*\b(?:work|broken)).*|https?:\S*unsub",
+    r"\bunsubscribe\b.{0,40}https?:(?!.{0,200}\b(?:work|broken))|https?:\S*unsub",
     r"\bunsubscribe *\||\| *unsubscribe\b",
 )
 _FOOTER = re.compile("|".join(f"(?:{footer})" for footer in _FOOTERS), re.IGNORECASE)
 _TAPBACK = re.compile(
     r"(?is)\A\s*(?:(?:dis)?liked|loved|laughed at|emphasi[sz]ed|questioned|reacted .{1,20} to) [\"“].*"
 )
-_DEVICE = re.compile(r"(?im)^\s*(?:sent (?:from|via)|get outlook|envoy[eé] de|von meinem|gesendet)\b[^\n]*$")
+_DEVICE = re.compile(r"(?im)^[ \t]*(?:sent (?:from|via)|get outlook|envoy[eé] de|von meinem|gesendet)\b[^\n]*$")
 
 
 def own_words(text: str) -> str:
@@ -96,7 +97,7 @@ _SAME = tuple(
         (
             (
                 r"(?:(?:mailing|email|contact|call|calling|text|texting|sms|marketing|distribution|outreach|spam"
-                r"|phone) )*"
+                r"|phone) ){0,3}"
                 r"(?:lists?|databases?|data base|systems?|records|crm|campaigns?|rotation|sequence|mailings?"
                 r"|newsletters?|directory)"
             ),

@@ -5,6 +5,11 @@ INSERT INTO workers (id, host, pid, version, expects_lock) VALUES ($1, $2, $3, $
 SELECT EXISTS (SELECT FROM workers WHERE id = $1)
 
 -- name: deregister
+-- Whatever it still holds is given back: nobody would take over from a daemon that isn't missed.
+WITH held AS (
+    UPDATE tasks SET status = 'available', lease_id = NULL, lease_expires_at = NULL, worker = NULL, attempt = attempt - 1
+    WHERE status = 'running' AND worker = $1
+)
 DELETE FROM workers WHERE id = $1
 
 -- name: try_lock
