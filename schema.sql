@@ -587,6 +587,12 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog AS 
 BEGIN
     UPDATE messages m SET status = 'cancelled', reason = 'excluded: ' || f.reason
     FROM fresh f WHERE m.status = 'scheduled' AND plain_address(m.to_address) = plain_address(f.address);
+    UPDATE messages m SET status = 'cancelled', reason = 'excluded: ' || f.reason      -- addressed by their lead alone
+    FROM fresh f JOIN leads l ON plain_address(l.phone) = plain_address(f.address) AND l.phone IS NOT NULL
+    WHERE m.lead_id = l.id AND m.status = 'scheduled' AND m.to_address IS NULL AND m.channel <> 'email';
+    UPDATE messages m SET status = 'cancelled', reason = 'excluded: ' || f.reason
+    FROM fresh f JOIN leads l ON plain_address(l.email) = plain_address(f.address) AND l.email IS NOT NULL
+    WHERE m.lead_id = l.id AND m.status = 'scheduled' AND m.to_address IS NULL AND m.channel = 'email';
     RETURN NULL;
 END $$;
 CREATE TRIGGER exclusions_inserted AFTER INSERT ON email_exclusions REFERENCING NEW TABLE AS fresh

@@ -30,6 +30,7 @@ from handlers.pipeline import Pipeline, mermaid
 
 log = get_logger("app")
 Part = Callable[[], Coroutine[Any, Any, None]]
+STALE_DAYS = 30
 SETTLES_SINCE = {"synchronous_commit": "off"}  # a claim that the server forgets merely becomes available again
 
 
@@ -106,9 +107,9 @@ class Daemon:
 
     async def _daily(self) -> None:
         async with self.pool.acquire() as conn:
-            stale = await sweep.find_stale(conn, 30)
+            checks = await sweep.check_all(conn, STALE_DAYS)
             pruned = await queue.prune_log(conn, self.settings.history.retention_days)
-        log.info("daily job", stale_leads=stale, log_rows_pruned=pruned)
+        log.info("daily job", checks=checks, log_rows_pruned=pruned)
         self.worker.wake()
 
     # -- running

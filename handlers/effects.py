@@ -42,6 +42,7 @@ class Change:
     deadline_at: datetime | None = None
     deadline_step: int | None = None
     unflag: bool = False
+    nurtured: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,22 +164,32 @@ class Alert:
 
 
 @dataclass(frozen=True, slots=True)
-class ReviveEntry:
-    """What kept the entry action from being done has been mended: try it again."""
+class AddressMended:
+    """The lead can be reached now: what failed for want of an address in this stage entry is tried again."""
 
-    statement: ClassVar[str] = "revive_entry"
+    statement: ClassVar[str] = "address_mended"
     lead_id: UUID
     stage_seq: int
 
 
 Written = (
-    Change | Move | Event | Send | MessageEnded | CancelMessages | ReplyRead | Exclude | AskPerson | Alert | ReviveEntry
+    Change
+    | Move
+    | Event
+    | Send
+    | MessageEnded
+    | CancelMessages
+    | ReplyRead
+    | Exclude
+    | AskPerson
+    | Alert
+    | AddressMended
 )
 Effect = Written | NewTask
 Effects = tuple[Effect, ...]
 
 STATEMENTS: tuple[type[Written], ...] = (
-    Exclude, ReplyRead, MessageEnded, Change, CancelMessages, Event, Move, Send, AskPerson, Alert, ReviveEntry,
+    Exclude, ReplyRead, MessageEnded, Change, CancelMessages, Event, Move, Send, AskPerson, Alert, AddressMended,
 )  # fmt: skip
 ONE_PER_LEAD = (Change, Move)
 COLUMNS = {kind: [f.name for f in fields(kind) if f.metadata != NO_COLUMN] for kind in STATEMENTS}

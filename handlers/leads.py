@@ -1,6 +1,7 @@
 """The kinds about a lead: its entry actions, its deadlines, its checks."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -9,7 +10,7 @@ from daemon.db import Connection, Statements
 from daemon.errors import DeclarationError
 from daemon.outcome import Done, Outcome
 from daemon.task import Kind, Policy, Task
-from handlers.effects import Alert, Change, Effect, Effects, Event, Move, ReviveEntry, Send, Writer, write_now
+from handlers.effects import AddressMended, Alert, Change, Effect, Effects, Event, Move, Send, Writer, write_now
 from handlers.lead import Lead
 from handlers.pipeline import Attempt, Deadline, FlagFor, GoTo, Handler, Pipeline, Say, Stage, done
 
@@ -99,11 +100,8 @@ def _deadline(pipelines: Pipelines) -> Any:
 
 def _due(pipeline: Pipeline, stage: Stage, lead: Lead, task: Task) -> tuple[Effects, str]:
     nurtured = lead.row["nurture_until"]
-    if nurtured is not None and nurtured <= task.now and not stage.counts_silence and stage.deadlines:
-        again = Change(
-            lead.id, lead.stage_seq, set_deadline=True, deadline_at=task.now + stage.deadlines[0].after, deadline_step=0
-        )
-        return (again, _follow_up(lead, "CONVERSATION_FOLLOW_UP", "nurture")), "nurtured long enough"
+    if nurtured is not None and nurtured <= task.now and stage.deadlines:
+        return _ask_again(stage, lead, task), "nurtured long enough"
     if lead.deadline_step >= len(stage.deadlines):
         return (Change(lead.id, lead.stage_seq, set_deadline=True),), "no deadline step is left"
     step = stage.deadlines[lead.deadline_step]
@@ -115,6 +113,16 @@ def _due(pipeline: Pipeline, stage: Stage, lead: Lead, task: Task) -> tuple[Effe
         case FlagFor(reason):
             flag = Change(lead.id, flag=reason)
             return (_next_step(stage, lead, step, task), flag, Event(lead.id, "flagged", {"reason": reason})), reason
+
+
+def _ask_again(stage: Stage, lead: Lead, task: Task) -> Effects:
+    """After the soft pass: one follow-up, then the stage's deadlines (in a conversation that was the first of them)."""
+    said = 1 if stage.counts_silence and len(stage.deadlines) > 1 else 0
+    wait = stage.deadlines[said].after - (stage.deadlines[0].after if said else timedelta())
+    again = Change(
+        lead.id, lead.stage_seq, set_deadline=True, deadline_at=task.now + wait, deadline_step=said, nurtured=True
+    )
+    return again, _follow_up(lead, "CONVERSATION_FOLLOW_UP", "nurture")
 
 
 def _go(pipeline: Pipeline, lead: Lead, target: str, reason: str, event: str | None) -> Effects:
@@ -184,8 +192,8 @@ def _issue_effects(lead: Lead, issues: Sequence[str], missing: Sequence[str]) ->
     now_known = sorted({*issues, *missing})
     if now_known != sorted(known) or new:
         yield Change(lead.id, issues={"known": now_known}, flag="data: " + ", ".join(new) if new else None)
-    if lead.entry_pending and lead.text("phone"):
-        yield ReviveEntry(lead.id, lead.stage_seq)
+    if lead.row["needs_review"] and lead.text("phone"):
+        yield AddressMended(lead.id, lead.stage_seq)
 
 
 # -- the declarations in the database

@@ -1,5 +1,6 @@
 """The one place through which every message to a person goes: gates, reservation, the one call, what it came to."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -24,6 +25,7 @@ SQL = Statements("handlers", "messages.sql")
 OPEN = ("scheduled", "sending", "unknown")  # unknown: a late answer has come, and the ledger has it
 OWED_ANSWERS = ("COUNTER", "QUESTION")
 DRY_RUN = "dry run"
+NATIONAL = re.compile(r"(?:[\s().\-/]*\d){7,15}")  # without a country nobody can tell more; the engine may know
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,7 @@ def _address(letter: Letter) -> str | Fail:
         return Fail("no usable address: the lead has none" if lead else "no usable address", retryable=False)
     country = lead.row["country"] if lead else None
     plain = normal_address(raw, "email" if channel == "email" else "sms", country)
-    if plain is None and channel == "sms" and raw.lstrip().startswith("+"):
+    if plain is None and channel == "sms" and not NATIONAL.fullmatch(raw.strip()):
         return Fail(f"no usable address: {problem_with_phone(raw, country)}", retryable=False)
     return plain or raw
 

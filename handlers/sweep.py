@@ -2,12 +2,10 @@
 
 from typing import Any
 
-from daemon import queue
 from daemon.db import Connection, Statements
 from daemon.metrics import Metrics
 from daemon.settings import Settings
 from daemon.sweep import Step
-from daemon.task import NewTask
 from handlers import leads
 from handlers.pipeline import SWEEP_STEPS
 
@@ -67,11 +65,6 @@ def _alerts(metrics: Metrics) -> Any:
     return alerts
 
 
-async def find_stale(conn: Connection, days: int) -> int:
-    """Queue a check for each lead that nothing has happened to for so long; part of the daily job."""
-    rows = await conn.fetch(leads.SQL["stale"], days)
-    await queue.enqueue(
-        conn,
-        [NewTask("lead.check", {"lead_id": str(r["id"]), "issues": ["no_update"]}, f"lead:{r['id']}") for r in rows],
-    )
-    return len(rows)
+async def check_all(conn: Connection, stale_days: int) -> int:
+    """Queue a check of every lead that is under way; part of the daily job."""
+    return _inserted(await conn.execute(leads.SQL["check_all"], stale_days))

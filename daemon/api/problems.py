@@ -11,6 +11,7 @@ from daemon.log import get_logger
 
 log = get_logger("api")
 
+MOST_FLAWS = 100
 MEDIA = "application/problem+json"
 RETRY = {"Retry-After": "1"}
 _BY_SQLSTATE = {
@@ -32,6 +33,14 @@ class Flaw:
     loc: tuple[str | int, ...]
     msg: str
 
+    def document(self) -> dict[str, Any]:
+        """The flaw as JSON; its place is in the asker's own words, cut short and made printable."""
+        return {"loc": [_printable(part) if isinstance(part, str) else part for part in self.loc], "msg": self.msg}
+
+    def __str__(self) -> str:
+        place = ".".join(_printable(str(part)) for part in self.loc)
+        return f"{place}: {self.msg}" if place else self.msg
+
 
 class Problem(OrchestratorError):
     """An answer that is a refusal; `close` if the connection can't be used any further."""
@@ -52,7 +61,7 @@ class Problem(OrchestratorError):
 
     def document(self) -> dict[str, Any]:
         """The problem as JSON."""
-        errors = [{"loc": list(flaw.loc), "msg": flaw.msg} for flaw in self.errors]
+        errors = [flaw.document() for flaw in self.errors[:MOST_FLAWS]]
         return {
             "type": "about:blank",
             "title": HTTPStatus(self.status).phrase,
@@ -66,12 +75,11 @@ class Problem(OrchestratorError):
 
 def unfit(errors: Sequence[Flaw], status: int = 422) -> Problem:
     """The refusal of bad input."""
-    return Problem(status, "the request is not valid: " + "; ".join(map(_line, errors[:3])), errors)
+    return Problem(status, "the request is not valid: " + "; ".join(map(str, errors[:3])), errors)
 
 
-def _line(flaw: Flaw) -> str:
-    place = ".".join(map(str, flaw.loc))
-    return f"{place}: {flaw.msg}" if place else flaw.msg
+def _printable(text: str) -> str:
+    return text[:200].encode("utf-8", "backslashreplace").decode()
 
 
 def problem_of(error: Exception) -> Problem:

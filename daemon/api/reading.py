@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from math import isfinite
 from typing import Any, NoReturn
@@ -9,12 +10,13 @@ from typing import Any, NoReturn
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from multidict import MultiMapping
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from daemon.api.problems import Flaw, Problem, unfit
 from daemon.api.route import Bounds, Given, Input, Route
 
 DEEPEST = 64
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 Loc = tuple[str | int, ...]
 
 
@@ -34,8 +36,8 @@ async def read(request: web.Request, route: Route, bounds: Bounds) -> Given[Any,
 
 
 def _single(query: MultiMapping[str], flaws: list[Flaw]) -> Mapping[str, str]:
-    for name in sorted({name for name in query if len(query.getall(name)) > 1}):
-        flaws.append(Flaw(("query", name), "is given more than once"))
+    repeated = sorted({name for name in query if len(query.getall(name)) > 1})
+    flaws += [Flaw(("query", name), "is given more than once") for name in repeated]
     return dict(query)
 
 
@@ -106,17 +108,20 @@ def _unstorable(value: object, place: Loc) -> Iterator[Flaw]:
     left: list[tuple[Loc, object]] = [(place, value)]
     while left:
         loc, item = left.pop()
+        if len(loc) > DEEPEST:
+            yield Flaw(loc, "is nested too deeply")
+            continue
         if isinstance(item, dict):
             left += [((*loc, key), part) for key, part in item.items()]
-            yield from (Flaw((*loc, "?"), f"its name {said}") for key in item if (said := _fault(key)))
+            yield from (Flaw((*loc, key), f"as a name {said}") for key in item if (said := _fault(key)))
         elif isinstance(item, list):
             left += [((*loc, number), part) for number, part in enumerate(item)]
-        if said := _fault(item) or ("is nested too deeply" if len(loc) > DEEPEST else None):
+        elif said := _fault(item):
             yield Flaw(loc, said)
 
 
 def _fault(item: object) -> str | None:
-    if isinstance(item, str) and ("\0" in item or any("\ud800" <= letter <= "\udfff" for letter in item)):
+    if isinstance(item, str) and _UNSTORABLE.search(item):
         return "has a character that can't be stored"
     if isinstance(item, int) and not -(2**63) <= item < 2**63:
         return "must fit into 64 bits"
@@ -131,6 +136,3 @@ def _fault(item: object) -> str | None:
 def _flaws_of(invalid: ValidationError, place: Loc) -> Iterable[Flaw]:
     for error in invalid.errors(include_url=False, include_context=False, include_input=False):
         yield Flaw((*place, *error["loc"]), error["msg"].removeprefix("Value error, "))
-
-
-__all__ = ["BaseModel", "read"]

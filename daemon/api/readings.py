@@ -74,8 +74,7 @@ class Readings:
 
     async def _read_queue(self) -> QueueState:
         async with self._pool.acquire() as conn:
-            row = await conn.fetchrow(SQL["queue_state"])
-        assert row is not None
+            (row,) = await conn.fetch(SQL["queue_state"])
         return QueueState(**row)
 
     async def _read_counts(self) -> Counts:

@@ -32,7 +32,7 @@ class Sandbox:
     async def seed(self, conn: Connection) -> int:
         """Put the sample leads into an empty database; how many were put in."""
         before: int = await conn.fetchval(seeds.SQL["last_event"])
-        put_in = await seeds.seed(conn)
+        put_in = await seeds.seed(conn, self.crowd.pace)
         if put_in:
             self._told = before
         return put_in
@@ -54,7 +54,7 @@ class Sandbox:
 
 @asynccontextmanager
 async def open_sandbox(settings: Settings, *, pace: float = 1.0, moods: Moods | None = None) -> AsyncIterator[Sandbox]:
-    """Serve all engines as long as the block lasts; people take `pace` times their usual while to answer."""
+    """Serve all engines as long as the block lasts; people and samples take `pace` times their usual while."""
     crowd = People(pace)
     engines = Engines(settings.engines.keys(), moods or Moods(), _told_to(crowd))
     async with serve(engines) as url:

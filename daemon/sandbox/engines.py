@@ -18,6 +18,7 @@ from daemon.sandbox.homes import draws
 from daemon.sandbox.operations import operation
 
 KEPT_ANSWERS = 20_000
+KEPT_CALLS = 5_000
 LARGEST_BODY = 16 * 2**20
 Overhear = Callable[[str, str, str, Mapping[str, Any], Mapping[str, Any]], None]
 """(engine, path, key, request, result): told once per call that was made."""
@@ -52,7 +53,7 @@ class Engines:
     names: Collection[str]
     moods: Moods
     overhear: Overhear
-    made: deque[Made] = field(default_factory=lambda: deque(maxlen=KEPT_ANSWERS))
+    made: deque[Made] = field(default_factory=lambda: deque(maxlen=KEPT_CALLS))
     turned_away: int = 0
     _answers: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
     _refused: set[tuple[str, str, str]] = field(default_factory=set)

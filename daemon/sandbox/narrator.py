@@ -100,6 +100,7 @@ class Narrator:
         if len(arrivals) > TOGETHER:
             self._say(arrivals[0]["created_at"], "", f"{len(arrivals)} leads have come in", "bold")
             news = [row for row in news if row["event_type"] != "created"]
+        news = [row for row in news if _worth_telling(row["event_type"], row["metadata"])]
         for row in news[:LINES_AT_ONCE]:
             self._say(row["created_at"], row["who"], story(row), COLOURS.get(row["event_type"], ""))
         if len(news) > LINES_AT_ONCE:
@@ -138,12 +139,17 @@ def summary(stages: Sequence[Row], totals: Any) -> str:
     )
 
 
+def _worth_telling(kind: str, about: Mapping[str, Any]) -> bool:
+    """Not what the line beside it says anyway."""
+    if kind == "message_sent":
+        return about.get("template") not in ("INITIAL_CONTACT", "OFFER")
+    return kind not in ("offer_timeout", "offer_rejected") and about.get("category") != "unclear"
+
+
 def _moved(row: Row, about: Mapping[str, Any]) -> str:
-    return f"{row['from_stage']} → {row['to_stage']}   {about.get('reason') or ''}".rstrip()
-
-
-def _sent(row: Row, about: Mapping[str, Any]) -> str:
-    return "the offer is sent" if about.get("template") == "OFFER" else f"{about.get('template')} sent"
+    first = about.get("reason") == "message sent" and row["to_stage"] == "AI_CONVERSATION"
+    why = "first message sent" if first else about.get("reason") or ""
+    return f"{row['from_stage']} → {row['to_stage']}   {why}".rstrip()
 
 
 def _said(row: Row, about: Mapping[str, Any]) -> str:
@@ -153,7 +159,7 @@ def _said(row: Row, about: Mapping[str, Any]) -> str:
 _STORIES: Mapping[str, Any] = {
     "created": lambda row, about: f"comes in at {row['to_stage']}",
     "stage_change": _moved,
-    "message_sent": _sent,
+    "message_sent": lambda row, about: f"{about.get('template')} sent",
     "message_skipped": lambda row, about: f"{about.get('template')} not sent: {about.get('reason')}",
     "reply_received": _said,
     "reply_classified": lambda row, about: f"understood as {about.get('category')}",

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from daemon.db import Connection, Statements
 from daemon.sandbox.homes import FIELDS, draws, home_of, number, offer_for
+from daemon.sandbox.operations import part
 from daemon.sandbox.session import stay_connected
 
 SQL = Statements("daemon.sandbox", "people.sql")
@@ -43,7 +44,7 @@ def overheard(
 ) -> "Heard | None":
     """The message in an engine's call; None: it reached nobody."""
     if (engine, path) == ("sms", "/api/send") and not request.get("dry_run"):
-        lead, template = (request.get("context") or {}).get("lead"), str(request.get("template"))
+        lead, template = part(request, "context", "lead"), str(request.get("template"))
         learnt = result.get("fields") or {}
     elif (engine, path) == ("offers", "/api/offers"):
         lead, template, learnt = request.get("lead"), "OFFER", {"offer_amount": result["offer_amount"]}
@@ -76,7 +77,7 @@ _SENTENCES = {
     "property_postcode": "the postcode is {}",
     "asking_price": "I am asking {:,}",
     "property_type": "it is a {}",
-    "bedrooms": "it has {} bedrooms",
+    "bedrooms": "it is {}-bed",
     "condition": "the condition is {}",
 }
 

@@ -60,22 +60,22 @@ IMPORTED = (
 """The last one was offered more than the home is worth."""
 
 
-async def seed(conn: Connection) -> int:
-    """Put the sample leads into an empty database; how many were put in."""
+async def seed(conn: Connection, pace: float = 1.0) -> int:
+    """Put the sample leads into an empty database, their deadlines ahead by `pace`; how many were put in."""
     async with conn.transaction():
         await conn.execute(SQL["take_turns"])
         if not await conn.fetchval(SQL["is_empty"]):
             return 0
-        rows = [_row(n, one) for n, one in enumerate((*NEW, *IMPORTED), start=1)]
+        rows = [_row(n, one, pace) for n, one in enumerate((*NEW, *IMPORTED), start=1)]
         await conn.execute(SQL["insert"], rows)
         return len(rows)
 
 
-def _row(n: int, one: Seed) -> dict[str, Any]:
+def _row(n: int, one: Seed, pace: float) -> dict[str, Any]:
     ref = f"sample-{n:02d}"
     return {
         "external_id": ref, "name": one.name, "phone": one.phone, "city": one.city, "country": one.country,
-        "stage": one.stage, "due_s": one.due_s,
+        "stage": one.stage, "due_s": None if one.due_s is None else one.due_s * pace,
         "data": {"persona": one.persona, **(_offered_home(ref, one) if one.home else {}), **one.data},
     }  # fmt: skip
 

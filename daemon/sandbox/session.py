@@ -3,22 +3,23 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from daemon.db import RECONNECT_S, UNREACHABLE, Connection, connect
+from daemon.db import RECONNECT_S, UNREACHABLE, Connection, Pool
 
 SESSION = {"application_name": "orchestrator sandbox", "timezone": "UTC"}
 
 
 async def stay_connected(dsn: str, work: Callable[[Connection], Awaitable[None]]) -> None:
     """Do `work` on a connection, and again on a new one whenever that is lost, until cancelled."""
+    pool = Pool(dsn, 1, session=SESSION)
     failures = 0
-    while True:
-        try:
-            conn = await connect(dsn, session=SESSION)
-            failures = 0
+    try:
+        while True:
             try:
-                await work(conn)
-            finally:
-                conn.terminate()
-        except UNREACHABLE:
-            await asyncio.sleep(RECONNECT_S[min(failures, len(RECONNECT_S) - 1)])
-            failures += 1
+                async with pool.acquire() as conn:
+                    failures = 0
+                    await work(conn)
+            except UNREACHABLE:
+                await asyncio.sleep(RECONNECT_S[min(failures, len(RECONNECT_S) - 1)])
+                failures += 1
+    finally:
+        pool.close()

@@ -10,16 +10,17 @@ UPDATE leads l SET
     do_not_contact = l.do_not_contact OR d.do_not_contact,
     last_inbound_at = greatest(l.last_inbound_at, d.last_inbound_at),
     last_outbound_at = greatest(l.last_outbound_at, d.last_outbound_at),
-    nurture_until = coalesce(d.nurture_until, l.nurture_until),
+    nurture_until = CASE WHEN d.nurtured THEN NULL ELSE coalesce(d.nurture_until, l.nurture_until) END,
     known_issues = CASE WHEN d.issues IS NULL THEN l.known_issues
                         ELSE ARRAY(SELECT jsonb_array_elements_text(d.issues -> 'known')) END,
     deadline_at = CASE WHEN d.set_deadline AND l.stage_seq = d.stage_seq THEN d.deadline_at ELSE l.deadline_at END,
     deadline_step = CASE WHEN d.set_deadline AND l.stage_seq = d.stage_seq THEN coalesce(d.deadline_step, l.deadline_step)
                          ELSE l.deadline_step END
 FROM unnest($1::bigint[], $2::uuid[], $3::int[], $4::boolean[], $5::jsonb[], $6::text[], $7::boolean[], $8::timestamptz[],
-            $9::timestamptz[], $10::timestamptz[], $11::jsonb[], $12::boolean[], $13::timestamptz[], $14::int[], $15::boolean[])
+            $9::timestamptz[], $10::timestamptz[], $11::jsonb[], $12::boolean[], $13::timestamptz[], $14::int[], $15::boolean[],
+            $16::boolean[])
      AS d(task_id, lead_id, stage_seq, entry_done, data, flag, do_not_contact, last_inbound_at, last_outbound_at,
-          nurture_until, issues, set_deadline, deadline_at, deadline_step, unflag)
+          nurture_until, issues, set_deadline, deadline_at, deadline_step, unflag, nurtured)
 WHERE l.id = d.lead_id
 
 -- name: move
@@ -88,8 +89,8 @@ FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::js
      AS d(task_id, type, message, severity, subject, metadata)
 ON CONFLICT (type, subject) WHERE resolved_at IS NULL DO NOTHING
 
--- name: revive_entry
-SELECT orchestrator.revive(t.id)
+-- name: address_mended
+-- What could not be sent for want of an address may be now; the trigger revives its task.
+UPDATE messages m SET status = 'scheduled', reason = NULL
 FROM unnest($1::bigint[], $2::uuid[], $3::int[]) AS d(task_id, lead_id, stage_seq)
-JOIN tasks t ON t.status = 'dead' AND t.key = 'lead:' || d.lead_id AND (t.payload ->> 'stage_seq')::int = d.stage_seq
-            AND t.error LIKE 'no usable address%'
+WHERE m.lead_id = d.lead_id AND m.stage_seq = d.stage_seq AND m.status = 'failed' AND m.reason LIKE 'no usable address%'

@@ -41,9 +41,13 @@ GROUP BY pipeline, stage ORDER BY pipeline, stage
 SELECT s.pipeline, s.name AS stage, (SELECT count(*) FROM leads l WHERE l.pipeline = s.pipeline AND l.stage = s.name) AS n
 FROM stages s ORDER BY s.pipeline, s.position
 
--- name: stale
--- No update for 30 days outside a terminal stage, and not yet known to be so.
-SELECT l.id FROM leads l JOIN stages s ON s.pipeline = l.pipeline AND s.name = l.stage
-WHERE NOT s.terminal AND l.archived_at IS NULL AND l.updated_at < orchestrator.clock() - make_interval(days => $1)
-  AND NOT 'no_update' = ANY (l.known_issues)
-LIMIT 1000
+-- name: check_all
+-- The daily look at every lead that is under way; $1 days without an update are an issue of their own.
+INSERT INTO tasks (kind, key, payload, priority, dedup_key)
+SELECT 'lead.check', 'lead:' || l.id,
+       jsonb_build_object('lead_id', l.id, 'issues',
+           CASE WHEN l.updated_at < c.now - make_interval(days => $1) THEN '["no_update"]'::jsonb ELSE '[]' END),
+       90, 'check:' || l.id
+FROM (SELECT orchestrator.clock() AS now) c, leads l JOIN stages s ON s.pipeline = l.pipeline AND s.name = l.stage
+WHERE NOT s.terminal AND l.archived_at IS NULL
+ON CONFLICT (dedup_key) WHERE status = 'available' DO NOTHING

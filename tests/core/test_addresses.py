@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handlers.addresses import normal_address, problem_with_phone
@@ -103,6 +103,7 @@ def test_an_email_loads_no_phone_library() -> None:
 
 
 @given(st.text(max_size=60), st.sampled_from(["email", "sms", None]), st.sampled_from(["US", "GB", "", "zz", None]))
+@settings(deadline=None)
 def test_normal_is_normal_for_any_text(text: str, channel: str | None, country: str | None) -> None:
     once = normal_address(text, channel, country)
     if once is not None:

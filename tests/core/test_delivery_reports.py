@@ -4,7 +4,7 @@ from base64 import b64encode
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handlers.delivery_reports import ADDRESS, cause_of
@@ -534,11 +534,13 @@ def test_versions_and_addresses_are_no_status_codes(version: str) -> None:
 
 
 @given(st.text(max_size=400), st.text(max_size=60), st.sampled_from(["MAILER-DAEMON@x.example", THEM, ""]))
+@settings(deadline=None)
 def test_no_report_is_too_strange_to_read(text: str, subject: str, sender: str) -> None:
     classify_by_rules(InboundReply("email", sender, US, subject, text, {"Content-Type": "multipart/report"}))
 
 
 @given(st.sampled_from([5, 4]), st.integers(0, 9), st.integers(0, 999), st.text(max_size=80))
+@settings(deadline=None)
 def test_a_code_of_another_class_never_blames_the_address(kind: int, subject: int, detail: int, text: str) -> None:
     cause, code = cause_of(f"{kind}.{subject}.{detail}", text)
     assert cause

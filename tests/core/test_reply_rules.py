@@ -576,6 +576,11 @@ def test_an_attached_mail_is_not_their_words() -> None:
         b"Subject: x\n" + b"X-A: b\n" * 20_000 + b"\nbody",
         b"Content-Type: text/html\n\n" + b"<![foo[<blockquote>" * 20_000,
         b"Content-Type: text/plain\n\n" + b"on stop wrote unsubscribe to " * 30_000,
+        *(
+            b"Subject: failure notice\nFrom: mailer-daemon@x\n\n" + run * 100_000
+            for run in (b"-", b"1", b"a.", b"\n", b"<div>")
+        ),
+        *(b"Subject: Re: x\n\n" + run * 50_000 for run in (b"\n", b"text text ", b"if you like ", b"<!--", b"<style>")),
         b"Subject: failure notice\nFrom: mailer-daemon@x\n\n" + b"<a@b.c>: mailbox user account " * 20_000,
     ],
 )
@@ -602,7 +607,7 @@ TEXT = st.text(max_size=300) | st.lists(st.sampled_from([*WORDS.split(), "\n"]),
     st.dictionaries(st.sampled_from(["Auto-Submitted", "Content-Type", "From", "x"]), TEXT),
     st.sampled_from(["sms", "email"]),
 )
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_no_text_and_no_header_makes_the_rules_fail(
     text: str, subject: str, headers: dict[str, str], channel: str
 ) -> None:
@@ -613,13 +618,14 @@ def test_no_text_and_no_header_makes_the_rules_fail(
 
 
 @given(st.binary(max_size=400) | TEXT.map(str.encode))
+@settings(deadline=None)
 def test_no_bytes_make_the_parser_fail(raw: bytes) -> None:
     classify_by_rules(parse_mail(raw))
 
 
 @given(TEXT | st.sampled_from(NO_OPT_OUTS), st.sampled_from(QUOTED))
 @example("On ", QUOTED[0])
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_our_footer_never_makes_an_opt_out(text: str, quoted: str) -> None:
     plain = asks_to_stop(text)
     assume(plain is None)
@@ -630,6 +636,7 @@ def test_our_footer_never_makes_an_opt_out(text: str, quoted: str) -> None:
 @given(
     st.sampled_from(OPT_OUTS), st.sampled_from(["", " ", "\n", "\n\nSent from my iPhone", " \U0001f64f"]), st.booleans()
 )
+@settings(deadline=None)
 def test_case_and_trailing_noise_change_no_opt_out(text: str, noise: str, shout: bool) -> None:
     found = asks_to_stop((text.upper() if shout and "\n" not in text else text) + noise)
     assert found is not None

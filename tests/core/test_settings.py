@@ -317,6 +317,17 @@ def test_an_engine_has_a_url_or_a_command_but_not_both() -> None:
     ]
 
 
+def test_command_agents_are_told_the_claude_code_path_wherever_it_is_set(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("CLAUDE_CODE_PATH=/opt/agent\n")
+    environ = {"ORCHESTRATOR_ENGINES__SOURCING__COMMAND": '["agent"]'}
+    engines = load_settings(environ, env_file=tmp_path / ".env").engines
+    assert engines["sourcing"].claude_code_path == "/opt/agent"
+    assert load_settings(environ).engines["sourcing"].claude_code_path == "claude"
+    assert problems({"ORCHESTRATOR_ENGINES__SOURCING__CLAUDE_CODE_PATH": "x"})[0].startswith(
+        "ORCHESTRATOR_ENGINES__SOURCING__CLAUDE_CODE_PATH: is no setting"
+    )
+
+
 def test_engines_may_be_given_as_values() -> None:
     engine = EngineSettings(name="sms", url="http://127.0.0.1:1")
     assert load_settings({}, engines={"sms": engine}).engines["sms"] == engine

@@ -17,10 +17,9 @@ import orjson
 import pytest
 from aiohttp import web
 
-from daemon import transport
 from daemon.answers import Answer, Answered, Failed, Unknown
 from daemon.settings import EngineSettings
-from daemon.transport import Engine, health, open_session, probe
+from daemon.transport import Engine, command, health, open_session, probe, reading
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Serve = Callable[[Handler], AbstractAsyncContextManager[str]]
@@ -237,14 +236,14 @@ async def test_an_answer_without_end_is_of_unknown_outcome(
         while True:
             await response.write(b"x" * 2**16)
 
-    monkeypatch.setattr(transport, "BODY_LIMIT", 2**20)
+    monkeypatch.setattr(reading, "BODY_LIMIT", 2**20)
     answer = await call_answered_by(session, endless)
     assert answer == Unknown("sms: the answer is larger than 1048576 bytes", 200)
 
 
 async def test_a_compressed_bomb_is_of_unknown_outcome(session: aiohttp.ClientSession) -> None:
     async def bomb(request: web.Request) -> web.StreamResponse:
-        response = web.Response(body=b" " * (4 * transport.BODY_LIMIT))
+        response = web.Response(body=b" " * (4 * reading.BODY_LIMIT))
         response.enable_compression(web.ContentCoding.gzip)
         return response
 
@@ -317,7 +316,7 @@ async def test_a_cut_stream_is_of_unknown_outcome(session: aiohttp.ClientSession
 async def test_a_boundless_event_is_of_unknown_outcome(
     session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "BODY_LIMIT", 1000)
+    monkeypatch.setattr(reading, "BODY_LIMIT", 1000)
     answer = await call_answered_by(session, streaming(b"data: x\n" * 1000))
     assert isinstance(answer, Unknown)
     assert "larger than 1000" in answer.error
@@ -600,8 +599,7 @@ async def test_a_program_gets_one_object_and_answers_one(
     session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ORCHESTRATOR_API__TOKEN", "hidden")
-    monkeypatch.setenv("CLAUDE_CODE_PATH", "/opt/agent")
-    to = program(session, ANSWER_BACK, "--flag", token=TOKEN)
+    to = program(session, ANSWER_BACK, "--flag", token=TOKEN, claude_code_path="/opt/agent")
     answer = await call(to, {"criteria": {"n": Decimal("1.5")}}, prompt="Learnings first")
     assert isinstance(answer, Answered)
     assert answer.result["asked"] == {
@@ -615,7 +613,7 @@ async def test_a_program_gets_one_object_and_answers_one(
     environment = answer.result["environment"]
     assert environment["CLAUDE_CODE_PATH"] == "/opt/agent"
     assert (environment["ENGINE_TOKEN"], environment["TRACEPARENT"]) == (TOKEN, TRACE)
-    assert set(environment) <= {*transport.ENVIRONMENT, "ENGINE_TOKEN", "TRACEPARENT"}
+    assert set(environment) <= {*command.ENVIRONMENT, "CLAUDE_CODE_PATH", "ENGINE_TOKEN", "TRACEPARENT"}
 
 
 async def test_a_program_that_reads_nothing_may_answer(session: aiohttp.ClientSession) -> None:

@@ -1,5 +1,6 @@
 """Vendor leads by the clock: each stage on time, each message exactly once, however often anybody looks."""
 
+import asyncpg
 import pytest
 
 from tests.support.daemon import COMPLETE, Timeline, scenario
@@ -32,7 +33,13 @@ async def test_an_unanswered_offer_is_followed_up_to_the_hour_each_message_once(
                 await t.restart()
             await t.expect_sent_in_all(lead, *sent)
         assert await t.get(lead, "data ->> 'dead_reason'") == "No response after 3 retries"
-        assert await t.path(lead) == ["NEW_LEAD", "AI_CONVERSATION", "DEAL_VALIDATION", "OFFER_MADE", *[g[1] for g in GOLDEN]]
+        assert await t.path(lead) == [
+            "NEW_LEAD",
+            "AI_CONVERSATION",
+            "DEAL_VALIDATION",
+            "OFFER_MADE",
+            *[g[1] for g in GOLDEN],
+        ]
         assert len(await t.events(lead, "offer_timeout")) == 1
         await t.after(days=20)
         await t.expect_sent_in_all(lead, *sent)
@@ -63,8 +70,8 @@ async def test_a_daemon_that_was_away_for_a_month_takes_one_step_not_all(dsn: st
 async def test_two_daemons_on_one_database_do_everything_once(dsn: str) -> None:
     async with scenario(dsn) as t:
         await t.start()
-        await t.sql("INSERT INTO leads (name, phone, data) SELECT 'Ann', '+1555012' || n, $1 FROM generate_series(1000, 1099) n",
-                    dict(COMPLETE))  # fmt: skip
+        rows = "SELECT 'Ann', '+1555012' || n, $1 FROM generate_series(1000, 1099) n"
+        await t.sql(f"INSERT INTO leads (name, phone, data) {rows}", dict(COMPLETE))
         await t.eventually("SELECT count(*) = 100 FROM leads WHERE stage = 'OFFER_MADE'")
         await t.quiet()
         await t.after(hours=48)
@@ -102,7 +109,9 @@ async def test_an_import_gets_its_deadline_but_no_entry_action(
         await t.quiet()
         await t.sweep()
         assert t.engines.asked == []
-        assert await t.value("SELECT deadline_at - stage_entered_at = make_interval(hours => $2) FROM leads WHERE id = $1", lead, hours)
+        assert await t.value(
+            "SELECT deadline_at - stage_entered_at = make_interval(hours => $2) FROM leads WHERE id = $1", lead, hours
+        )
         await t.after(hours=hours - 1)
         await t.expect(lead, stage)
         await t.after(hours=1)
@@ -173,8 +182,8 @@ async def test_the_whole_way_to_completion(dsn: str) -> None:
 async def hint(t: Timeline, sql: str, *args: object) -> tuple[str, str]:
     try:
         await t.sql(sql, *args)
-    except Exception as error:  # noqa: BLE001  # any refusal is looked at below
-        return str(getattr(error, "sqlstate", error)), str(getattr(error, "hint", ""))
+    except asyncpg.PostgresError as error:
+        return str(error.sqlstate), str(getattr(error, "hint", ""))
     return "accepted", ""
 
 
@@ -196,11 +205,9 @@ async def test_a_stage_refuses_a_lead_without_its_required_fields(dsn: str) -> N
     async with scenario(dsn) as t:
         lead = await t.lead(stage="AI_CONVERSATION", data={**COMPLETE, "condition": " "})
         await t.quiet()
-        try:
+        with pytest.raises(asyncpg.PostgresError, match="condition") as refusal:
             await t.sql("UPDATE leads SET stage = 'DEAL_VALIDATION' WHERE id = $1", lead)
-        except Exception as error:  # noqa: BLE001  # looked at below
-            assert getattr(error, "sqlstate", "") == "PO002"
-            assert "condition" in str(error)
+        assert refusal.value.sqlstate == "PO002"
         await t.expect(lead, "AI_CONVERSATION")
 
 
@@ -234,6 +241,19 @@ async def test_a_legal_wish_moves_the_lead_and_acts(dsn: str) -> None:
         await t.expect_sent(lead, "VIDEO")
         move = (await t.events(lead, "stage_change"))[-1]
         assert (move["actor"], move["metadata"]["reason"]) == ("pat", "impatient")
+
+
+async def test_a_legal_move_by_hand_acts_and_names_its_author(dsn: str) -> None:
+    async with scenario(dsn) as t:
+        lead = await t.offered()
+        await t.sql("UPDATE leads SET stage = 'VIDEO_SENT' WHERE id = $1", lead)
+        await t.expect_sent(lead, "VIDEO")
+        assert await t.value(
+            "SELECT actor = session_user FROM pipeline_events WHERE lead_id = $1 AND to_stage = 'VIDEO_SENT'", lead
+        )
+        assert await t.value(
+            "SELECT deadline_at = stage_entered_at + interval '48 hours' FROM leads WHERE id = $1", lead
+        )
 
 
 async def test_an_override_reopens_a_dead_lead_and_acts_like_any_entry(dsn: str) -> None:

@@ -45,17 +45,17 @@ SELECT NOT EXISTS (SELECT FROM tasks WHERE status = 'running' OR (status = 'avai
        AND NOT EXISTS (SELECT FROM tasks t WHERE t.status = 'dead' AND t.key = 'lead:' || l.id
                        AND (t.payload ->> 'stage_seq')::int = l.stage_seq))
 """
-STORY = (
-    ("events", "SELECT event_type, from_stage, to_stage, metadata, actor, created_at FROM pipeline_events"
-               " WHERE lead_id = $1 ORDER BY id"),
-    ("messages", "SELECT template, channel, status, reason, send_at, idempotency_key FROM messages"
-                 " WHERE lead_id = $1 ORDER BY created_at"),
-    ("replies", "SELECT body, category, status, reason FROM replies WHERE lead_id = $1 ORDER BY received_at"),
-    ("tasks", "SELECT id, kind, status, run_at, attempt, error FROM tasks WHERE payload ->> 'lead_id' = $1::text"
-              " ORDER BY id"),
-    ("calls", "SELECT engine, operation, status, idempotency_key, cost, error FROM engine_calls WHERE lead_id = $1"
-              " ORDER BY id"),
-)  # fmt: skip
+STORY = {
+    "events": "SELECT event_type, from_stage, to_stage, metadata, actor, created_at FROM pipeline_events"
+    " WHERE lead_id = $1 ORDER BY id",
+    "messages": "SELECT template, channel, status, reason, send_at, idempotency_key FROM messages"
+    " WHERE lead_id = $1 ORDER BY created_at",
+    "replies": "SELECT body, category, status, reason FROM replies WHERE lead_id = $1 ORDER BY received_at",
+    "tasks": "SELECT id, kind, status, run_at, attempt, error FROM tasks"
+    " WHERE payload ->> 'lead_id' = ($1::uuid)::text ORDER BY id",
+    "calls": "SELECT engine, operation, status, idempotency_key, cost, error FROM engine_calls"
+    " WHERE lead_id = $1 ORDER BY id",
+}
 
 
 @dataclass(slots=True)
@@ -128,18 +128,28 @@ class Timeline:
 
     async def shift(self, **by: float) -> datetime:
         """Only the clock moves."""
-        return await self.value("SELECT shift_clock($1)", timedelta(**by))
+        now: datetime = await self.value("SELECT shift_clock($1)", timedelta(**by))
+        return now
 
     async def after(self, **by: float) -> None:
         """So much later, when all that has fallen due meanwhile is done."""
         await self.shift(**by)
         await self.quiet()
 
+    async def daily_job(self) -> None:
+        """The next slot of the daily job, and all that follows from it."""
+        slot = await self.value("SELECT next_slot FROM schedules WHERE name = 'daily'")
+        await self.value("SELECT shift_clock($1 - clock())", slot)
+        await self.eventually("SELECT last_slot >= $1 FROM schedules WHERE name = 'daily'", slot)
+        await self.quiet()
+
     async def quiet(self) -> None:
         """Nothing is due and nothing runs."""
         await self.wait_for(lambda: self.value(QUIET), "it never became quiet")
 
-    async def wait_for(self, condition: Callable[[], Awaitable[Any]], otherwise: str, within_s: float = PATIENCE_S) -> None:
+    async def wait_for(
+        self, condition: Callable[[], Awaitable[Any]], otherwise: str, within_s: float = PATIENCE_S
+    ) -> None:
         """Until the condition holds; a daemon that fails meanwhile fails the test."""
         ends = time.monotonic() + within_s
         while not await condition():
@@ -176,29 +186,33 @@ class Timeline:
         found: UUID = await self.value(f"INSERT INTO leads ({names}) VALUES ({places}) RETURNING id", *row.values())
         return found
 
-    async def offered(self) -> UUID:
-        """A lead from its first message to an offer in its hands."""
+    async def told_all(self, stage: str = "OFFER_MADE") -> UUID:
+        """A lead that had everything to tell at once, so that it goes on by itself, as a rule to its offer."""
         lead = await self.lead(data=dict(COMPLETE))
-        await self.until(lead, "OFFER_MADE")
+        await self.until(lead, stage)
         await self.quiet()
         return lead
+
+    async def offered(self) -> UUID:
+        """A lead from its first message to an offer in its hands."""
+        return await self.told_all()
 
     async def tell(self, lead: UUID, **data: Any) -> None:
         """Another agent adds to the lead's data."""
         await self.sql("UPDATE leads SET data = data || $2 WHERE id = $1", lead, data)
 
-    async def say(self, lead: UUID, text: str, category: str | None = None, **columns: Any) -> UUID:
-        """The lead writes by SMS, known by its number only; `category` is what the classifier will think."""
-        if category is not None:
-            self.engines.categories[text] = category
+    async def say(self, lead: UUID, text: str, thought: str | None = None, **columns: Any) -> UUID:
+        """The lead writes by SMS, known by its number only; `thought` is the classifier's word for it."""
+        if thought is not None:
+            self.engines.categories[text] = thought
         row = {"channel": "sms", "from_address": await self.get(lead, "phone"), "body": text} | columns
         names, places = ", ".join(row), ", ".join(f"${n}" for n in range(1, len(row) + 1))
         found: UUID = await self.value(f"INSERT INTO replies ({names}) VALUES ({places}) RETURNING id", *row.values())
         return found
 
-    async def reply(self, lead: UUID, text: str, category: str | None = None, **columns: Any) -> UUID:
+    async def reply(self, lead: UUID, text: str, thought: str | None = None, **columns: Any) -> UUID:
         """As `say`, and then everything that follows from it."""
-        found = await self.say(lead, text, category, **columns)
+        found = await self.say(lead, text, thought, **columns)
         await self.quiet()
         return found
 
@@ -229,8 +243,9 @@ class Timeline:
 
     async def path(self, lead: UUID) -> list[str]:
         """The stages that the lead has come through."""
-        sql = "SELECT to_stage FROM pipeline_events WHERE lead_id = $1 AND event_type IN ('created', 'stage_change') ORDER BY id"
-        return [r["to_stage"] for r in await self.sql(sql, lead)]
+        moves = "event_type IN ('created', 'stage_change')"
+        rows = await self.sql(f"SELECT to_stage FROM pipeline_events WHERE lead_id = $1 AND {moves} ORDER BY id", lead)
+        return [r["to_stage"] for r in rows]
 
     async def message(self, lead: UUID, template: str) -> asyncpg.Record:
         """The one message of that template."""
@@ -239,7 +254,9 @@ class Timeline:
 
     async def dead(self, lead: UUID) -> list[asyncpg.Record]:
         """The lead's dead tasks."""
-        return await self.sql("SELECT * FROM tasks WHERE status = 'dead' AND key = 'lead:' || $1 ORDER BY id", str(lead))
+        return await self.sql(
+            "SELECT * FROM tasks WHERE status = 'dead' AND key = 'lead:' || $1 ORDER BY id", str(lead)
+        )
 
     async def requests_for_a_person(self, lead: UUID) -> list[asyncpg.Record]:
         """What waits in approval_queue."""
@@ -269,27 +286,31 @@ class Timeline:
     async def expect_sent_in_all(self, lead: UUID, *templates: str) -> None:
         """These messages in this order and no other ever reached the lead."""
         await self.quiet()
-        reached = [a.template for a in self.engines.asked if a.template and a.lead == str(lead) and self.engines.effects[a.key]]
+        reached = [
+            a.template for a in self.engines.asked if a.template and a.lead == str(lead) and self.engines.effects[a.key]
+        ]
         assert reached == list(templates), f"reached: {reached}\n{await self.story(lead)}"
 
     async def story(self, lead: UUID) -> str:
         """All that is known about the lead, for a failed test to tell."""
         row = (await self.sql("SELECT * FROM leads WHERE id = $1", lead))[0]
         lines = [f"clock {await self.value('SELECT clock()')}", f"lead {_shown(row)}"]
-        for title, sql in STORY:
+        for title, sql in STORY.items():
             lines += [f"{title}: {_shown(r)}" for r in await self.sql(sql, lead)]
         return "\n".join(lines)
 
     async def stories(self) -> str:
         """Of the first leads, and the tasks that belong to none."""
         leads = await self.sql("SELECT id FROM leads ORDER BY created_at LIMIT 3")
-        others = await self.sql("SELECT id, kind, status, run_at, error FROM tasks WHERE payload ->> 'lead_id' IS NULL LIMIT 20")
+        others = await self.sql(
+            "SELECT id, kind, status, run_at, error FROM tasks WHERE payload ->> 'lead_id' IS NULL LIMIT 20"
+        )
         return "\n".join([*[await self.story(r["id"]) for r in leads], *[f"task {_shown(r)}" for r in others]])
 
 
 @asynccontextmanager
-async def scenario(dsn: str, engines: Engines | None = None, **overrides: str) -> AsyncIterator[Timeline]:
-    """A daemon with engines at hand; `overrides` are settings without their prefix (ENGINES__SMS__IDEMPOTENT="true")."""
+async def scenario(dsn: str, engines: Engines | None = None, /, **overrides: str) -> AsyncIterator[Timeline]:
+    """A daemon with engines at hand; `overrides` are settings without their prefix (SEND__DAILY_LIMIT="5")."""
     async with AsyncExitStack() as parts:
         if engines is None:
             engines = await parts.enter_async_context(Engines().serving())
@@ -316,5 +337,5 @@ async def _truth(value: bool) -> bool:
     return value
 
 
-def _shown(row: Mapping[str, Any]) -> str:
+def _shown(row: asyncpg.Record) -> str:
     return " ".join(f"{k}={v}" for k, v in row.items() if v not in (None, {}, [], ""))

@@ -83,9 +83,7 @@ class Refuses:
     async def play(self, request: web.Request, effect: Effect) -> web.StreamResponse:
         headers = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
         problem = orjson.dumps({"status": self.status, "detail": self.detail})
-        return web.Response(
-            body=problem, status=self.status, headers=headers, content_type="application/problem+json"
-        )
+        return web.Response(body=problem, status=self.status, headers=headers, content_type="application/problem+json")
 
 
 @dataclass(frozen=True, slots=True)

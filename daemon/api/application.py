@@ -1,0 +1,104 @@
+"""The application: the table of all routes, and what happens around every handler.
+
+authorize -> read path, query and body -> handler -> JSON          any exception on the way -> problem document
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import groupby
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from daemon.api import health, leads, problems, tasks
+from daemon.api.auth import authorize
+from daemon.api.problems import Problem, problem_of
+from daemon.api.reading import read
+from daemon.api.route import Answer, Api, Route
+
+ROUTES: tuple[Route, ...] = (
+    *health.ROUTES,
+    *leads.ROUTES,
+    *tasks.ROUTES,
+)
+"""Every route of the API; a new resource is its module and one line here."""
+
+HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Server": "orchestrator"}
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """All routes under one path."""
+
+    api: Api
+    routes: Mapping[str, Route]
+
+    async def respond(self, request: web.Request) -> web.StreamResponse:
+        """Read the request, let the handler of its method answer it."""
+        route = self.routes.get("GET" if request.method == "HEAD" else request.method)
+        if route is None:
+            raise Problem(405, f"{request.method} is not possible here", headers={"Allow": ", ".join(self._methods())})
+        given = await read(request, route, self.api.bounds)
+        async with asyncio.timeout(route.timeout_s):
+            answer = await route.handler(self.api, given)
+        return _response(answer) if isinstance(answer, Answer) else answer
+
+    def is_open(self, method: str) -> bool:
+        """Whether a request with this method needs no credential."""
+        route = self.routes.get("GET" if method == "HEAD" else method)
+        return route.open if route else all(route.open for route in self.routes.values())
+
+    def _methods(self) -> list[str]:
+        return sorted({*self.routes, *(["HEAD"] if "GET" in self.routes else [])})
+
+
+def build(api: Api, routes: Sequence[Route] = ROUTES) -> web.Application:
+    """The aiohttp application of these routes."""
+    by_path = sorted(routes, key=lambda route: route.path)
+    resources = {
+        path: Resource(api, {route.method: route for route in group})
+        for path, group in groupby(by_path, key=lambda route: route.path)
+    }
+    app = web.Application(middlewares=[_guard(api, resources)], client_max_size=api.bounds.body_bytes)
+    for path, resource in resources.items():
+        app.router.add_route("*", path, resource.respond)
+    return app
+
+
+def _guard(api: Api, resources: Mapping[str, Resource]) -> Any:
+    @web.middleware
+    async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            found = request.match_info.route.resource  # none: no such path, which is nobody's business either
+            resource = resources[found.canonical] if found is not None else None
+            if resource is None or not resource.is_open(request.method):
+                authorize(request, api.daemon.settings)
+            return await handler(request)
+        except web.HTTPNotFound:
+            return _refusal(Problem(404, "there is no such path"))
+        except Exception as error:  # noqa: BLE001 - nothing a request does may end in a bare 500
+            return _refusal(problem_of(error))
+
+    return guarded
+
+
+def _response(answer: Answer) -> web.Response:
+    body = answer.content if isinstance(answer.content, bytes) else orjson.dumps(answer.content, default=_json)
+    headers = {**HEADERS, "Content-Type": answer.media, **answer.headers}
+    return web.Response(status=answer.status, body=body, headers=headers)
+
+
+def _refusal(problem: Problem) -> web.Response:
+    response = _response(Answer(problem.document(), problem.status, problems.MEDIA, problem.headers))
+    if problem.close:
+        response.force_close()
+    return response
+
+
+def _json(value: object) -> Any:
+    """Money is a JSON number; ids and the like are text."""
+    return float(value) if isinstance(value, Decimal) else str(value)

@@ -1,0 +1,152 @@
+"""`orchestrator check`: whether everything is as the daemon needs it, a line each."""
+
+import asyncio
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import typer
+
+from daemon import schema
+from daemon.app import Pipeline, registry
+from daemon.commands import access
+from daemon.db import Connection, Statements
+from daemon.errors import DatabaseUnavailable, OrchestratorError, SchemaMismatch
+from daemon.settings import EngineSettings, Settings, describe
+from daemon.transport import health, open_session
+
+SQL = Statements("daemon.commands", "check.sql")
+ENGINE_S = 2.0
+LONG_QUEUE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One finding."""
+
+    level: Literal["ok", "warning", "error"]
+    subject: str
+    finding: str
+
+    def __str__(self) -> str:
+        return f"{self.level:<8} {self.subject}: {self.finding}"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("check")(check)
+
+
+def check() -> None:
+    """Settings, database, schema, pipelines, tasks and engines: each ok, warning or error."""
+    settings = access.read_settings()
+    lines = [*_settings(settings), *_database(settings), *asyncio.run(_engines(settings.engines.values()))]
+    for line in lines:
+        typer.echo(line)
+    errors = [line for line in lines if line.level == "error"]
+    if errors:
+        raise OrchestratorError(f"not in order: {', '.join(line.subject for line in errors)}")
+
+
+def _settings(settings: Settings) -> Iterator[Line]:
+    for name, value, is_default in describe(settings):
+        yield Line("ok", name, f"{value} (default)" if is_default else value)
+
+
+# -- the database
+
+
+def _database(settings: Settings) -> Sequence[Line]:
+    try:
+        with access.database(settings) as database:
+            found = access.on_connection(database.dsn, _look_into)
+    except DatabaseUnavailable as error:
+        return [Line("error", "database", str(error))]
+    return [Line("ok", "database", settings.database_label), *found]
+
+
+async def _look_into(conn: Connection) -> list[Line]:
+    version = await schema.current_version(conn)
+    if version == 0:
+        return [Line("warning", "schema", 'none yet: "orchestrator run" or "orchestrator db init" makes it')]
+    try:
+        await schema.require_current(conn)
+    except SchemaMismatch as mismatch:
+        return [Line("error", "schema", str(mismatch))]
+    return [Line("ok", "schema", f"version {version}"), *await _pipelines(conn), *await _tasks(conn)]
+
+
+async def _pipelines(conn: Connection) -> list[Line]:
+    stages = await conn.fetch(SQL["stages"])
+    moves = await conn.fetch(SQL["transitions"])
+    lines = []
+    for pipeline in registry.PIPELINES:
+        stored = [tuple(row)[1:] for row in stages if row["pipeline"] == pipeline.name]
+        allowed = {tuple(row)[1:] for row in moves if row["pipeline"] == pipeline.name}
+        same = stored == _stages(pipeline) and allowed == {(s.name, to) for s in pipeline.stages for to in s.to}
+        lines.append(_compared(pipeline, same))
+    return [*lines, *[_stranger(row) for row in await conn.fetch(SQL["strangers"], _declared())]]
+
+
+def _stages(pipeline: Pipeline) -> list[tuple[object, ...]]:
+    """Its rows of `stages`, in the columns of the statement."""
+    return [
+        (stage.name, stage.terminal, pipeline.entry_kind(stage), list(stage.required),
+         [deadline.after for deadline in stage.deadlines], stage.counts_silence, stage.on_complete, stage.sweep_step)
+        for stage in pipeline.stages
+    ]  # fmt: skip
+
+
+def _compared(pipeline: Pipeline, same: bool) -> Line:
+    if same:
+        return Line("ok", f"pipeline {pipeline.name}", f"{len(pipeline.stages)} stages, as declared")
+    return Line(
+        "warning", f"pipeline {pipeline.name}", "the database has another version; the next start writes this one"
+    )
+
+
+def _declared() -> list[str]:
+    return [f"{pipeline.name}.{stage.name}" for pipeline in registry.PIPELINES for stage in pipeline.stages]
+
+
+def _stranger(row: Mapping[str, object]) -> Line:
+    finding = f"{row['n']} leads sit here, but it is declared nowhere: move them, or declare it again"
+    return Line("error", f"stage {row['place']}", finding)
+
+
+async def _tasks(conn: Connection) -> list[Line]:
+    known = list(registry.kinds(registry.by_name(registry.PIPELINES)))
+    unknown = [
+        Line("warning", f"tasks of kind {row['kind']}", f"{row['n']} that this program doesn't know and never claims")
+        for row in await conn.fetch(SQL["unknown_kinds"], known)
+    ]
+    long = [
+        Line("warning", f"tasks of key {row['key']}", f"{row['n']} wait for one another")
+        for row in await conn.fetch(SQL["long_queues"], LONG_QUEUE)
+    ]
+    return [*unknown, *long] or [Line("ok", "tasks", "all of known kinds, no key with a long queue")]
+
+
+# -- the engines
+
+
+async def _engines(engines: Iterable[EngineSettings]) -> Sequence[Line]:
+    async with open_session() as session:
+
+        async def ask(engine: EngineSettings) -> Line:
+            subject = f"engine {engine.name}"
+            if engine.url is None:
+                return _command(subject, engine.command)
+            found = await health(session, engine.url, timeout_s=ENGINE_S)
+            return Line("ok" if found.ok else "warning", subject, f"{engine.url}: {found.message}")
+
+        return await asyncio.gather(*map(ask, engines))
+
+
+def _command(subject: str, command: Sequence[str] | None) -> Line:
+    if command is None:
+        return Line("ok", subject, "off: neither URL nor COMMAND is set")
+    if shutil.which(command[0]) is None:
+        return Line("warning", subject, f"there is no executable {command[0]}")
+    return Line("ok", subject, f"runs {command[0]}")

@@ -1,0 +1,16 @@
+-- name: status
+SELECT (SELECT count(*) FROM orchestrator.leads) AS leads,
+       count(*) FILTER (WHERE status = 'available') AS available,
+       count(*) FILTER (WHERE status = 'running') AS running,
+       count(*) FILTER (WHERE status = 'dead') AS dead,
+       (SELECT count(*) FROM orchestrator.workers) AS daemons
+FROM orchestrator.tasks
+
+-- name: occupied
+-- Daemons name their sessions `orchestrator`.
+SELECT (SELECT count(*) FROM orchestrator.leads) AS leads,
+       (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'orchestrator%') AS daemons
+
+-- name: set_aside
+SELECT count(*) FILTER (WHERE status = 'awaiting_approval') AS awaiting, count(*) FILTER (WHERE status = 'unknown') AS unknown
+FROM orchestrator.messages
