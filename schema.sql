@@ -543,7 +543,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog AS 
 BEGIN
     INSERT INTO tasks (kind, key, payload, run_at, dedup_key)
     SELECT 'message', coalesce('lead:' || lead_id, 'message:' || id),
-           jsonb_build_object('message_id', id, 'lead_id', lead_id, 'stage_seq', stage_seq), send_at, 'message:' || id
+           jsonb_build_object('message_id', id, 'lead_id', lead_id, 'stage_seq', stage_seq, 'template', template, 'channel', channel), send_at, 'message:' || id
     FROM fresh WHERE status = 'scheduled'
     ON CONFLICT (dedup_key) WHERE status = 'available' DO UPDATE SET run_at = excluded.run_at;
     RETURN NULL;
@@ -561,7 +561,8 @@ BEGIN
     IF NOT FOUND THEN
         INSERT INTO tasks (kind, key, payload, run_at, dedup_key)
         VALUES ('message', coalesce('lead:' || NEW.lead_id, 'message:' || NEW.id),
-                jsonb_build_object('message_id', NEW.id, 'lead_id', NEW.lead_id, 'stage_seq', NEW.stage_seq),
+                jsonb_build_object('message_id', NEW.id, 'lead_id', NEW.lead_id, 'stage_seq', NEW.stage_seq,
+                                   'template', NEW.template, 'channel', NEW.channel),
                 NEW.send_at, 'message:' || NEW.id)
         ON CONFLICT (dedup_key) WHERE status = 'available' DO UPDATE SET run_at = excluded.run_at;
     END IF;

@@ -187,9 +187,8 @@ class Daemon:
     async def once(self) -> int:
         """Fire what is due, sweep, drain what can be claimed; no port, no listener. The number of tasks attempted."""
         async with self._tasks:
-            leases = keep_leases(self.worker, self.pool, self.settings.worker.lease_s)
-            parts = (self.ledger.reservations.run(), self.ledger.settlements.run(), leases)
-            started = [self._spawn(part) for part in parts]
+            needed = ("committer", "reservations", "settlements", "leases")
+            started = [self._spawn(_supervised(name, self._parts()[name])) for name in needed]
             await self.timers.fire()
             await self.sweep.run()
             attempted = await self.worker.drain()

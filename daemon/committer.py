@@ -17,7 +17,7 @@ from daemon import queue
 from daemon.db import RECONNECT_S, UNREACHABLE, Pool
 from daemon.log import get_logger
 from daemon.metrics import Metrics
-from daemon.outcome import Done, Fail, Outcome
+from daemon.outcome import Fail, Outcome
 from daemon.queue import Attempted, Kinds, Written
 from daemon.task import Task
 
@@ -127,37 +127,36 @@ class Committer:
         async with self.pool.acquire() as conn:
             async with conn.transaction():
                 written = await queue.write(conn, self.kinds, batch, bury=bury)
-            if again and written.lost:
+            if again and written.lost:  # perhaps by ourselves: the answer to a COMMIT was lost
                 mine = await queue.settled_already(conn, written.lost)
-                written.settled += [(task, o) for task, o in written.lost if task.id in mine and isinstance(o, Done)]
-                written.lost = [a for a in written.lost if a[0].id not in mine]
+                settled = [queue.judge(self.kinds, *a, bury=False) for a in written.lost if a[0].id in mine]
+                lost = [a for a in written.lost if a[0].id not in mine]
+                written = Written([*written.verdicts, *settled], written.locked, lost)
             return written
 
     def _written(self, written: Written) -> None:
-        for subject, items in queue.by_subject(self.kinds, written.settled).items():
-            subject.observe(self.metrics, items)
         for attempt in written.locked:
             self._wait_for_lock(attempt)
-        for outcome, attempts in (
-            ("done", written.settled), ("retry", written.retried), ("dead", written.dead), ("lost", written.lost)
-        ):  # fmt: skip
-            self._ended(outcome, attempts)
+        for subject, effects in queue.by_subject(self.kinds, written.verdicts).items():
+            subject.observe(self.metrics, effects)
+        for becomes in ("done", "retry", "dead"):
+            group = [v for v in written.verdicts if v.becomes == becomes]
+            if group:
+                self._ended(becomes, [(v.task, v.outcome) for v in group])
+        if written.lost:
+            self.metrics.leases_lost.inc(len(written.lost))
+            self._ended("lost", written.lost)
 
     def _ended(self, outcome: str, attempts: Sequence[Attempted]) -> None:
-        if not attempts:
-            return
         self._ended_now.update(task.id for task, _ in attempts)
         for kind, count in Counter(task.kind for task, _ in attempts).items():
             self.metrics.tasks.labels(kind, outcome).inc(count)
-        if outcome == "lost":
-            self.metrics.leases_lost.inc(len(attempts))
         level = LEVELS[outcome]
         if log.is_enabled_for(level):
             for task, came_to in attempts:
                 log.log(level, "task ended", outcome=outcome, **_described(task), reason=_why(came_to))
-        if self._locked:
-            for task, _ in attempts:
-                self._locked.pop(task.id, None)
+        for task, _ in attempts if self._locked else ():
+            self._locked.pop(task.id, None)
         self.on_written(attempts)
 
     def _wait_for_lock(self, attempt: Attempted) -> None:

@@ -82,7 +82,7 @@ class Engines:
             return Skipped(reservation.reason, reservation.until)
         return await self._make(intent, call)
 
-    def as_outcome(self, engine: str, answer: Failed | Unknown | Skipped) -> Fail | Snooze:
+    def as_outcome(self, engine: str, answer: Failed | Unknown | Skipped) -> Fail | Snooze[Any]:
         """What a call that brought no result means for its task; only an engine that honours the key is asked again."""
         match answer:
             case Failed(error, retryable, after_s, _):
@@ -130,7 +130,9 @@ def _ended(intent: Intent, answer: Answer, seconds: float) -> Ended:
     ms = seconds * 1000
     match answer:
         case Answered(result, status):
-            return Ended(intent.key, "ok", charge(result, intent.cost).cost, status, ms, None, result)
+            return Ended(
+                intent.key, "ok", charge(result, intent.cost).cost, status, ms, None, result, intent.daily_budget
+            )
         case Failed(error, _, _, status):
             return Ended(intent.key, "failed", Decimal(0), status, ms, error)
         case Unknown(error, status):

@@ -101,6 +101,7 @@ class Ended:
     duration_ms: float
     error: str | None = None
     result: Mapping[str, Any] | None = None
+    daily_budget: Decimal | None = None
 
 
 @dataclass(slots=True)
@@ -231,11 +232,23 @@ class Ledger:
         )
         rows = await conn.fetch(SQL["settle"], *map(list, columns))
         await _add(conn, _corrections(rows))
+        await self._tell_overruns(conn, ended, rows)
         late = [r["task_id"] for r in rows if r["was"] == "unknown" and r["status"] == "ok"]
         if late:
             await conn.execute(SQL["revive_answered"], late)
         in_time = {r["key"] for r in rows if r["was"] == "reserved"}
         return [e.key in in_time for e in ended]
+
+    async def _tell_overruns(self, conn: Connection, ended: Sequence[Ended], rows: Sequence[asyncpg.Record]) -> None:
+        limits = {e.key: e.daily_budget for e in ended if e.daily_budget is not None}
+        over = [
+            r for r in rows if r["budget_day"] is not None and r["key"] in limits and r["cost"] > r["reserved_cost"]
+        ]
+        if over:
+            scopes = [_scope(r["engine"]) for r in over]
+            await conn.execute(
+                SQL["alert_overrun"], scopes, [r["budget_day"] for r in over], [limits[r["key"]] for r in over]
+            )
 
 
 def _verdict(intent: Intent, row: asyncpg.Record) -> Reservation | None:

@@ -16,11 +16,12 @@ class Done(Generic[E_co]):
 
 
 @dataclass(frozen=True, slots=True)
-class Snooze:
+class Snooze(Generic[E_co]):
     """Not now: the task waits until `until` (business time) and the attempt costs nothing."""
 
     until: datetime
     reason: str
+    effects: E_co | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,4 +34,4 @@ class Fail:
     unknown: bool = False
 
 
-Outcome = Done[E_co] | Snooze | Fail
+Outcome = Done[E_co] | Snooze[E_co] | Fail

@@ -6,16 +6,16 @@ settles only what its lease still holds, and its effects follow for those alone.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from random import random
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID, uuid4
 
 import asyncpg
 
 from daemon.db import Connection, Statements
-from daemon.outcome import Done, Fail, Outcome, Snooze
+from daemon.outcome import Done, Outcome, Snooze
 from daemon.retry import Retry, after_failure
 from daemon.task import Kind, NewTask, Subject, Task
 
@@ -37,27 +37,27 @@ class Claimed:
     waited_s: float | None
 
 
-@dataclass(slots=True)
-class Written:
-    """What became of a batch: tasks written, those whose subject was locked, those that were no longer ours."""
-
-    settled: list[tuple[Task, Done[Any]]] = field(default_factory=list)
-    retried: list[Attempted] = field(default_factory=list)
-    dead: list[tuple[Task, Fail]] = field(default_factory=list)
-    locked: list[Attempted] = field(default_factory=list)
-    lost: list[Attempted] = field(default_factory=list)
-
-
 @dataclass(frozen=True, slots=True)
-class Wait:
-    """A task that becomes available again: after a delay, or at a business time."""
+class Verdict:
+    """What becomes of a task: `done` (settled), `retry` (available again, at a time or after a delay) or `dead`."""
 
     task: Task
     outcome: Outcome[Any]
-    delay_s: float | None
-    until: datetime | None
-    error: str
-    counts: bool
+    becomes: Literal["done", "retry", "dead"]
+    effects: Any = None
+    said: str = ""
+    delay_s: float | None = None
+    until: datetime | None = None
+    counts: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a batch: verdicts written, outcomes whose subject is locked, those that were no longer ours."""
+
+    verdicts: Sequence[Verdict] = ()
+    locked: Sequence[Attempted] = ()
+    lost: Sequence[Attempted] = ()
 
 
 async def _claim(conn: Connection, statement: str, *arguments: Any) -> list[asyncpg.Record]:
@@ -105,67 +105,62 @@ def _fences(attempts: Sequence[Attempted]) -> tuple[list[int], list[UUID]]:
     return [task.id for task, _ in attempts], [task.lease_id for task, _ in attempts]
 
 
-def by_subject(kinds: Kinds, done: Sequence[tuple[Task, Done[Any]]]) -> dict[Subject[Any], list[tuple[Task, Any]]]:
-    """Outcomes by the subject that writes them, with their effects."""
+def judge(kinds: Kinds, task: Task, outcome: Outcome[Any], *, bury: bool = True) -> Verdict:
+    """What the queue does with an outcome, and the effects that go with it."""
+    match outcome:
+        case Done(effects, reason):
+            return Verdict(task, outcome, "done", effects, reason)
+        case Snooze(until, reason, effects):
+            return Verdict(task, outcome, "retry", effects, reason, until=until, counts=False)
+    base_s = kinds[task.kind].policy.backoff_s
+    again = after_failure(task.attempt, task.max_attempts, outcome.retryable, outcome.after_s, random(), base_s=base_s)
+    if isinstance(again, Retry):
+        return Verdict(task, outcome, "retry", None, outcome.error, delay_s=again.delay_s)
+    effects = kinds[task.kind].subject.bury(task, outcome.error, outcome.unknown) if bury else None
+    return Verdict(task, outcome, "dead", effects, outcome.error)
+
+
+def by_subject(kinds: Kinds, verdicts: Sequence[Verdict]) -> dict[Subject[Any], list[tuple[Task, Any]]]:
+    """The effects of verdicts, by the subject that writes them."""
     groups: dict[Subject[Any], list[tuple[Task, Any]]] = {}
-    for task, outcome in done:
-        groups.setdefault(kinds[task.kind].subject, []).append((task, outcome.effects))
+    for verdict in verdicts:
+        if verdict.effects is not None:
+            groups.setdefault(kinds[verdict.task.kind].subject, []).append((verdict.task, verdict.effects))
     return groups
 
 
 async def write(conn: Connection, kinds: Kinds, attempts: Sequence[Attempted], *, bury: bool = True) -> Written:
-    """Write a batch of outcomes; the caller holds the transaction. `bury` False: tell no subject of a death."""
-    written = Written()
-    done = [(task, o) for task, o in attempts if isinstance(o, Done)]
-    waits = [Wait(task, o, None, o.until, o.reason, counts=False) for task, o in attempts if isinstance(o, Snooze)]
-    failed = [(task, o, _again(kinds[task.kind], task, o)) for task, o in attempts if isinstance(o, Fail)]
-    waits += [again for _, _, again in failed if again is not None]
-    deaths = [(task, fail) for task, fail, again in failed if again is None]
-    if done:
-        await _write_done(conn, kinds, done, written)
-    if waits:
-        await _postpone(conn, waits, written)
-    if deaths:
-        await _kill(conn, deaths, written)
-    for task, fail in written.dead if bury else ():
-        await kinds[task.kind].subject.bury(conn, task, fail.error, fail.unknown)
-    return written
+    """Write a batch of outcomes; the caller holds the transaction. `bury` False: no subject is told of a death."""
+    verdicts = [judge(kinds, task, outcome, bury=bury) for task, outcome in attempts]
+    free = {v.task.id for v in verdicts if v.effects is None}
+    for subject, effects in by_subject(kinds, verdicts).items():
+        free.update(await subject.hold(conn, effects))
+    ours = await _apply(conn, [v for v in verdicts if v.task.id in free])
+    written = [v for v in verdicts if v.task.id in ours]
+    for subject, effects in by_subject(kinds, written).items():
+        await subject.commit(conn, effects)
+    return Written(
+        written,
+        locked=[a for a in attempts if a[0].id not in free],
+        lost=[a for a in attempts if a[0].id in free and a[0].id not in ours],
+    )
 
 
-def _again(kind: Kind[Any], task: Task, fail: Fail) -> Wait | None:
-    """When a failed attempt is tried again, if it is."""
-    base_s = kind.policy.backoff_s
-    verdict = after_failure(task.attempt, task.max_attempts, fail.retryable, fail.after_s, random(), base_s=base_s)
-    return Wait(task, fail, verdict.delay_s, None, fail.error, counts=True) if isinstance(verdict, Retry) else None
-
-
-async def _write_done(conn: Connection, kinds: Kinds, done: Sequence[tuple[Task, Done[Any]]], written: Written) -> None:
-    held: set[int] = set()
-    for subject, items in by_subject(kinds, done).items():
-        held.update(await subject.hold(conn, items))
-    written.locked = [a for a in done if a[0].id not in held]
-    ready = [a for a in done if a[0].id in held]
-    rows = await conn.fetch(SQL["settle"], *_fences(ready), [outcome.reason for _, outcome in ready])
-    ours = {r["id"] for r in rows}
-    written.settled = [a for a in ready if a[0].id in ours]
-    written.lost += [a for a in ready if a[0].id not in ours]
-    for subject, items in by_subject(kinds, written.settled).items():
-        await subject.commit(conn, items)
-
-
-async def _postpone(conn: Connection, waits: Sequence[Wait], written: Written) -> None:
-    attempts: list[Attempted] = [(w.task, w.outcome) for w in waits]
-    columns = [w.delay_s for w in waits], [w.until for w in waits], [w.error for w in waits], [w.counts for w in waits]
-    ours = {r["id"] for r in await conn.fetch(SQL["postpone"], *_fences(attempts), *columns)}
-    written.retried = [a for a in attempts if a[0].id in ours]
-    written.lost += [a for a in attempts if a[0].id not in ours]
-
-
-async def _kill(conn: Connection, deaths: Sequence[tuple[Task, Fail]], written: Written) -> None:
-    rows = await conn.fetch(SQL["kill"], *_fences(deaths), [fail.error for _, fail in deaths])
-    ours = {r["id"] for r in rows}
-    written.dead = [d for d in deaths if d[0].id in ours]
-    written.lost += [d for d in deaths if d[0].id not in ours]
+async def _apply(conn: Connection, verdicts: Sequence[Verdict]) -> set[int]:
+    """Write the tasks' own rows, each by its lease; the ids of those that were still ours."""
+    ours: set[int] = set()
+    for becomes, statement in (("done", "settle"), ("retry", "postpone"), ("dead", "kill")):
+        group = [v for v in verdicts if v.becomes == becomes]
+        if group:
+            columns: list[list[Any]] = [
+                [v.task.id for v in group],
+                [v.task.lease_id for v in group],
+                [v.said for v in group],
+            ]
+            if becomes == "retry":
+                columns += [[v.delay_s for v in group], [v.until for v in group], [v.counts for v in group]]
+            ours.update(r["id"] for r in await conn.fetch(SQL[statement], *columns))
+    return ours
 
 
 async def settled_already(conn: Connection, attempts: Sequence[Attempted]) -> set[int]:

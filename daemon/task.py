@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from daemon.metrics import Metrics
 
 E = TypeVar("E")
-E_contra = TypeVar("E_contra", contravariant=True)
 
 URGENT, NORMAL, LOW = 10, 50, 90
 """Priorities: the lower goes first within its kind."""
@@ -58,22 +57,22 @@ class Policy:
     concurrency: int | None = None
 
 
-class Subject(Protocol[E_contra]):
+class Subject(Protocol[E]):
     """What a family of kinds is about: it alone reads the snapshots and writes the effects, in sets."""
 
     async def load(self, conn: "Connection[Any]", tasks: Sequence[Task]) -> Mapping[int, Any]:
         """The snapshots that the attempts will decide on, by task id; a subject that is gone has none."""
 
-    async def hold(self, conn: "Connection[Any]", done: Sequence[tuple[Task, E_contra]]) -> Collection[int]:
+    async def hold(self, conn: "Connection[Any]", effects: Sequence[tuple[Task, E]]) -> Collection[int]:
         """Lock what is to be written, waiting for nobody; the ids of the tasks that may be committed now."""
 
-    async def commit(self, conn: "Connection[Any]", done: Sequence[tuple[Task, E_contra]]) -> None:
+    async def commit(self, conn: "Connection[Any]", effects: Sequence[tuple[Task, E]]) -> None:
         """Write the effects. SQL only, one statement per kind of effect."""
 
-    def observe(self, metrics: "Metrics", done: Sequence[tuple[Task, E_contra]]) -> None:
+    def observe(self, metrics: "Metrics", effects: Sequence[tuple[Task, E]]) -> None:
         """Count what has been committed."""
 
-    async def bury(self, conn: "Connection[Any]", task: Task, error: str, unknown: bool) -> None:
+    def bury(self, task: Task, error: str, unknown: bool) -> E:
         """What a dead letter means for the subject."""
 
     async def cancel(self, conn: "Connection[Any]", kind: str, payload: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from daemon.context import Context
 from daemon.db import Connection, Statements
 from daemon.outcome import Done, Outcome
 from daemon.task import Kind, Policy, Task
-from handlers.effects import Alert, Change, Effect, Effects, Event, ReplyRead, Writer, write_now
+from handlers.effects import Alert, Change, Effect, Effects, Event, ReplyRead, Writer
 from handlers.pipeline import done
 
 SQL = Statements("handlers", "replies.sql")
@@ -22,10 +22,10 @@ class Approvals(Writer):
         rows = {str(r["id"]): r for r in await conn.fetch(SQL["approval"], [t.payload["approval_id"] for t in tasks])}
         return {t.id: rows[t.payload["approval_id"]] for t in tasks if t.payload["approval_id"] in rows}
 
-    async def bury(self, conn: Connection, task: Task, error: str, unknown: bool) -> None:
+    def bury(self, task: Task, error: str, unknown: bool) -> Effects:
         """A decision without effect needs a person."""
         subject = f"approval:{task.payload['approval_id']}"
-        await write_now(conn, task.id, Alert("AGENT_FAILURE", f"{task.kind}: {error}"[:500], "HIGH", subject, {}))
+        return (Alert("AGENT_FAILURE", f"{task.kind}: {error}"[:500], "HIGH", subject, {}),)
 
     async def cancel(self, conn: Connection, kind: str, payload: Mapping[str, Any]) -> None:
         """The decision stands; only its effect is dropped."""

@@ -108,6 +108,15 @@ class MessageEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class MessageWaits:
+    """Why a scheduled message hasn't gone out yet."""
+
+    statement: ClassVar[str] = "message_waits"
+    message_id: UUID
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class CancelMessages:
     """Whatever is still scheduled for the lead."""
 
@@ -178,6 +187,7 @@ Written = (
     | Event
     | Send
     | MessageEnded
+    | MessageWaits
     | CancelMessages
     | ReplyRead
     | Exclude
@@ -189,9 +199,11 @@ Effect = Written | NewTask
 Effects = tuple[Effect, ...]
 
 STATEMENTS: tuple[type[Written], ...] = (
-    Exclude, ReplyRead, MessageEnded, Change, CancelMessages, Event, Move, Send, AskPerson, Alert, AddressMended,
-)  # fmt: skip
+    *(Exclude, ReplyRead, MessageEnded, MessageWaits, Change, CancelMessages, Event),
+    *(Move, Send, AskPerson, Alert, AddressMended),
+)
 ONE_PER_LEAD = (Change, Move)
+HOLDING = (Change, Move, CancelMessages, Send, ReplyRead, AskPerson)  # they write the lead, or refer to its row
 COLUMNS = {kind: [f.name for f in fields(kind) if f.metadata != NO_COLUMN] for kind in STATEMENTS}
 
 
@@ -239,14 +251,8 @@ async def write(conn: Connection, kind: type[Written], rows: Sequence[tuple[int,
         await conn.execute(SQL[kind.statement], [task_id for task_id, _ in rows], *columns)
 
 
-async def write_now(conn: Connection, task_id: int, *effects: Written) -> None:
-    """Write single effects, in their order (for what follows from a dead letter)."""
-    for effect in effects:
-        await write(conn, type(effect), [(task_id, effect)])
-
-
 def _leads(effects: Effects) -> set[UUID]:
-    return {e.lead_id for e in effects if isinstance(e, Change | Move | CancelMessages | Send)}
+    return {e.lead_id for e in effects if isinstance(e, HOLDING) and e.lead_id is not None}
 
 
 def _rounds(kind: type[Written], rows: list[tuple[int, Effect]]) -> list[list[tuple[int, Effect]]]:

@@ -10,7 +10,7 @@ from daemon.db import Connection, Statements
 from daemon.errors import DeclarationError
 from daemon.outcome import Done, Outcome
 from daemon.task import Kind, Policy, Task
-from handlers.effects import AddressMended, Alert, Change, Effect, Effects, Event, Move, Send, Writer, write_now
+from handlers.effects import AddressMended, Alert, Change, Effect, Effects, Event, Move, Send, Writer
 from handlers.lead import Lead
 from handlers.pipeline import Attempt, Deadline, FlagFor, GoTo, Handler, Pipeline, Say, Stage, done
 
@@ -31,24 +31,24 @@ class Leads(Writer):
         leads = {str(row["id"]): Lead(row) for row in rows}
         return {t.id: leads[t.payload["lead_id"]] for t in tasks if t.payload["lead_id"] in leads}
 
-    async def bury(self, conn: Connection, task: Task, error: str, unknown: bool) -> None:
+    def bury(self, task: Task, error: str, unknown: bool) -> Effects:
         """The lead is flagged, and its deadline waits for a person (fire_deadlines sees the dead task)."""
         why = self._why.get(task.kind, task.kind)
-        await write_now(conn, task.id, *mourn(UUID(task.payload["lead_id"]), task, f"{why}: {error}", unknown))
+        return mourn(UUID(task.payload["lead_id"]), task, f"{why}: {error}", unknown)
 
     async def cancel(self, conn: Connection, kind: str, payload: Mapping[str, Any]) -> None:
         """A person doesn't want this action: it is owed no more."""
         await conn.execute(SQL["entry_cancelled"], UUID(payload["lead_id"]), payload.get("stage_seq", 0))
 
 
-def mourn(lead_id: UUID, task: Task, why: str, unknown: bool) -> list[Any]:
+def mourn(lead_id: UUID, task: Task, why: str, unknown: bool) -> Effects:
     """What every dead letter about a lead leaves behind."""
     kind = "UNKNOWN_OUTCOME" if unknown else "AGENT_FAILURE"
-    return [
+    return (
         Change(lead_id, flag=why[:500]),
         Event(lead_id, "flagged", {"reason": why[:500], "kind": task.kind}),
         Alert(kind, f"{task.kind}: {why}"[:500], "HIGH", f"lead:{lead_id}", {"kind": task.kind}),
-    ]
+    )
 
 
 def kinds(pipelines: Pipelines) -> list[Kind[Effects]]:

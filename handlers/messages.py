@@ -16,7 +16,7 @@ from daemon.ledger import Refused
 from daemon.outcome import Done, Fail, Outcome, Snooze
 from daemon.task import Kind, Policy, Task
 from handlers.addresses import normal_address, problem_with_phone
-from handlers.effects import Change, Effect, Effects, Event, MessageEnded, Move, Writer, write_now
+from handlers.effects import Change, Effect, Effects, Event, MessageEnded, MessageWaits, Move, Writer
 from handlers.lead import Lead
 from handlers.leads import Pipelines, mourn
 from handlers.pipeline import done
@@ -96,17 +96,19 @@ class Messages(Writer):
         letters = {str(r["message"]["id"]): Letter(r["message"], Lead(r["lead"]) if r["lead"] else None) for r in rows}
         return {t.id: letters[t.payload["message_id"]] for t in tasks if t.payload["message_id"] in letters}
 
-    async def bury(self, conn: Connection, task: Task, error: str, unknown: bool) -> None:
+    def bury(self, task: Task, error: str, unknown: bool) -> Effects:
         """The message has failed, or nobody knows; a person is told."""
-        ended = MessageEnded(UUID(task.payload["message_id"]), "unknown" if unknown else "failed", error[:500])
-        await write_now(conn, task.id, ended)
-        if task.payload.get("lead_id"):
-            row = await conn.fetchrow(SQL["load"], [task.payload["message_id"]])
-            name = row["message"]["template"] if row else "message"
-            what = "outcome unknown" if unknown else "could not be sent"
-            await write_now(
-                conn, task.id, *mourn(UUID(task.payload["lead_id"]), task, f"{name} {what}: {error}", unknown)
-            )
+        ended = MessageEnded(
+            UUID(task.payload["message_id"]),
+            "unknown" if unknown else "failed",
+            error[:500],
+            channel=task.payload.get("channel") or "",
+        )
+        if not task.payload.get("lead_id"):
+            return (ended,)
+        what = "outcome unknown" if unknown else "could not be sent"
+        why = f"{task.payload.get('template') or 'message'} {what}: {error}"
+        return (ended, *mourn(UUID(task.payload["lead_id"]), task, why, unknown))
 
     async def cancel(self, conn: Connection, kind: str, payload: Mapping[str, Any]) -> None:
         """A person's cancelling of the task cancels the message."""
@@ -135,9 +137,16 @@ def _send(pipelines: Pipelines) -> Any:
             return Done(_sent(letter, task, answer, estimate, pipelines), "sent")
         if isinstance(answer, Skipped) and answer.until is None:
             return Done(_skipped(letter, answer.reason), answer.reason)
-        return context.engines.as_outcome(transport.engine, answer)
+        return _postponed(letter, context.engines.as_outcome(transport.engine, answer))
 
     return send
+
+
+def _postponed(letter: Letter, outcome: Fail | Snooze[Effects]) -> Outcome[Effects]:
+    """A message that waits says why."""
+    if isinstance(outcome, Snooze):
+        return replace(outcome, effects=(MessageWaits(letter.id, outcome.reason),))
+    return outcome
 
 
 def _call(letter: Letter, transport: Transport, to: str) -> Call:

@@ -31,7 +31,7 @@ class Attempt:
         cause = f"lead:{lead.id}:{lead.stage_seq}:{operation}"
         return await self.context.engines.call(self.task, Call(engine, operation, body, cause, lead_id=lead.id))
 
-    def failed(self, engine: str, answer: Any) -> Fail | Snooze:
+    def failed(self, engine: str, answer: Any) -> Fail | Snooze[Effects]:
         """What an answer without a result means for the task."""
         return self.context.engines.as_outcome(engine, answer)
 

@@ -9,7 +9,6 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from daemon import queue
 from daemon.answers import Answered
 from daemon.context import Context
 from daemon.db import Connection, Statements
@@ -28,7 +27,6 @@ from handlers.effects import (
     Move,
     ReplyRead,
     Writer,
-    write_now,
 )  # fmt: skip
 from handlers.lead import Lead
 from handlers.leads import Pipelines
@@ -73,16 +71,15 @@ class Replies(Writer):
         mails = {str(r["reply_id"]): Mail(r, Lead(r["lead"]) if r["lead"] else None) for r in rows}
         return {t.id: mails[t.payload["reply_id"]] for t in tasks if t.payload["reply_id"] in mails}
 
-    async def bury(self, conn: Connection, task: Task, error: str, unknown: bool) -> None:
+    def bury(self, task: Task, error: str, unknown: bool) -> Effects:
         """A reply is never lost: without a classifier's word routing goes on, and without routing a person decides."""
         reply_id = UUID(task.payload["reply_id"])
-        if task.kind == "reply.classify":
-            await write_now(conn, task.id, ReplyRead(reply_id, reason=f"classifier: {error}"[:500]))
-            await queue.enqueue(conn, [_route(task.payload, task.payload.get("lead_id"))])
-        else:
-            await write_now(conn, task.id, ReplyRead(reply_id, status="needs_person", reason=error[:500]))
         kind = "UNKNOWN_OUTCOME" if unknown else "AGENT_FAILURE"
-        await write_now(conn, task.id, Alert(kind, f"{task.kind}: {error}"[:500], "HIGH", f"reply:{reply_id}", {}))
+        alert = Alert(kind, f"{task.kind}: {error}"[:500], "HIGH", f"reply:{reply_id}", {})
+        if task.kind == "reply.classify":
+            read = ReplyRead(reply_id, reason=f"classifier: {error}"[:500])
+            return (read, alert, _route(task.payload, task.payload.get("lead_id")))
+        return (ReplyRead(reply_id, status="needs_person", reason=error[:500]), alert)
 
     async def cancel(self, conn: Connection, kind: str, payload: Mapping[str, Any]) -> None:
         """A person doesn't want this reply handled."""

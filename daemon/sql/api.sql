@@ -35,8 +35,12 @@ FROM (
       AND ($2::text IS NULL OR pipeline = $2)
       AND ($3::text IS NULL OR stage = $3)
       AND ($4::boolean IS NULL OR needs_review = $4)
-      AND ($5::text IS NULL OR (email IS NOT NULL AND orchestrator.plain_address(email) = orchestrator.plain_address($5))
-                            OR (phone IS NOT NULL AND orchestrator.plain_address(phone) = orchestrator.plain_address($5)))
+      AND ($5::text IS NULL OR id = ANY (ARRAY(   -- an array, or the planner guesses so many that it walks by created_at
+              SELECT e.id FROM leads e
+              WHERE e.email IS NOT NULL AND orchestrator.plain_address(e.email) = orchestrator.plain_address($5)
+              UNION ALL
+              SELECT p.id FROM leads p
+              WHERE p.phone IS NOT NULL AND orchestrator.plain_address(p.phone) = orchestrator.plain_address($5))))
       AND ($6::text IS NULL OR strpos(lower(concat_ws(E'\n', name, company, email, phone, external_id)), lower($6)) > 0)
       AND ($7::timestamptz IS NULL OR (created_at <= $7 AND (created_at < $7 OR id > $8::uuid)))
     ORDER BY created_at DESC, id

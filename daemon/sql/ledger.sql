@@ -45,6 +45,15 @@ RETURNING c.idempotency_key AS key, c.engine, c.budget_day, c.task_id, b.was, b.
 -- name: revive_answered
 SELECT orchestrator.revive(t.id) FROM tasks t WHERE t.id = ANY ($1) AND t.status = 'dead'
 
+-- name: alert_overrun
+-- $1 scopes, $2 days, $3 limits: a bill above its estimate may pass the budget; the next call waits, a person is told.
+INSERT INTO alerts (type, message, severity, subject, metadata)
+SELECT DISTINCT ON (b.scope) 'BUDGET_OVERRUN', format('%s: %s spent of %s on %s', b.scope, b.settled, d.most, b.period), 'HIGH', b.scope,
+       jsonb_build_object('period', b.period, 'settled', b.settled, 'limit', d.most)
+FROM unnest($1::text[], $2::date[], $3::numeric[]) AS d(scope, period, most)
+JOIN budget_counters b ON b.scope = d.scope AND b.period = d.period AND b.settled > d.most
+ON CONFLICT (type, subject) WHERE resolved_at IS NULL DO NOTHING
+
 -- name: today
 SELECT (orchestrator.clock() AT TIME ZONE $1)::date AS day,
        ((orchestrator.clock() AT TIME ZONE $1)::date + 1)::timestamp AT TIME ZONE $1 AS tomorrow

@@ -70,12 +70,12 @@ FROM gone
 RETURNING id
 
 -- name: postpone
--- $1 ids, $2 leases, $3 seconds from now (null: at $4), $4 business times, $5 errors, $6 whether the attempt counts.
+-- $1 ids, $2 leases, $3 why, $4 seconds from now (null: at $5), $5 business times, $6 whether the attempt counts.
 UPDATE tasks t SET status = 'available', lease_id = NULL, lease_expires_at = NULL, worker = NULL,
     run_at = coalesce(d.at, orchestrator.clock() + make_interval(secs => d.delay)),
     error = d.error, attempt = t.attempt - CASE WHEN d.counts THEN 0 ELSE 1 END
-FROM unnest($1::bigint[], $2::uuid[], $3::double precision[], $4::timestamptz[], $5::text[], $6::boolean[])
-     AS d(id, lease, delay, at, error, counts)
+FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::double precision[], $5::timestamptz[], $6::boolean[])
+     AS d(id, lease, error, delay, at, counts)
 WHERE t.id = d.id AND t.lease_id = d.lease
 RETURNING t.id
 

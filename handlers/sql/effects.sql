@@ -59,6 +59,11 @@ FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::nu
      AS d(task_id, message_id, status, reason, provider_message_id, cost, sent_at)
 WHERE m.id = d.message_id AND (m.status IN ('scheduled', 'sending', 'unknown') OR d.status = 'sent')
 
+-- name: message_waits
+UPDATE messages m SET reason = d.reason
+FROM unnest($1::bigint[], $2::uuid[], $3::text[]) AS d(task_id, message_id, reason)
+WHERE m.id = d.message_id AND m.status = 'scheduled'
+
 -- name: cancel_messages
 UPDATE messages m SET status = 'cancelled', reason = d.reason
 FROM unnest($1::bigint[], $2::uuid[], $3::text[]) AS d(task_id, lead_id, reason)

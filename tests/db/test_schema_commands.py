@@ -161,7 +161,7 @@ async def test_a_backup_is_whole_or_absent_and_no_argument_is_secret(home: Path,
     path = f"{programs}:{os.environ['PATH']}"
     said = await orchestrator(home, "db", "backup", "new.dump", DATABASE_URL=dsn, PATH=path)
     assert (said.code, said.err) == (1, "pg_dump failed: pg_dump: error: the disk is full\n")
-    assert not [name for name in os.listdir(home) if ".dump" in name]
+    assert not any(".dump" in file.name for file in await asyncio.to_thread(lambda: list(home.iterdir())))
     arguments, secret = record.read_text().splitlines()
     assert secret == f"PGPASSWORD={urlsplit(dsn).password}"
     assert str(urlsplit(dsn).password) not in arguments

@@ -56,7 +56,7 @@ async def _more(seen: list[str], than: int) -> bool:
 
 def crash(server: Server, how: str) -> None:
     """End the server without a goodbye."""
-    pid = int(Path(server.embedded._data, "postmaster.pid").read_text().splitlines()[0])
+    pid = int(Path(server.embedded._places.data, "postmaster.pid").read_text().splitlines()[0])
     os.kill(pid, signal.SIGQUIT if how == "immediate" else signal.SIGKILL)
 
 
@@ -101,7 +101,7 @@ async def test_half_open_connections_are_replaced(dsn: str, conn: Connection, ne
             await insert_leads(conn, 40)
             await until(lambda: _is(daemon, "listener_connected", 0), 5.0, "the daemon to notice the silence")
             network.silent = False
-            await heard_again(daemon, before, 5.0 + 4.0 * new_ones_too)
+            await heard_again(daemon, before, 5.0 + 5.0 * new_ones_too)
             await all_ended(conn, 20.0)
             assert await sent_once(conn, engine, 100) == 0
 
@@ -134,18 +134,36 @@ async def test_a_network_that_breaks_and_refuses(dsn: str, conn: Connection) -> 
             assert await sent_once(conn, engine, 200) == 0
 
 
+async def test_a_server_that_says_goodbye_before_it_hangs_up(dsn: str, conn: Connection) -> None:
+    """In between, asyncpg refuses every statement with an error that is no PostgresError."""
+    async with proxy(dsn) as network, sms_engine(honours_keys=True, latency_s=(0.1, 0.3)) as engine:
+        async with fleet(network.dsn(dsn), **engine.settings()) as daemons:
+            daemon = await daemons.start()
+            for _ in range(4):
+                before, begun = await daemon.metric("listener_reconnects_total"), len(engine.requests)
+                await insert_leads(conn, 50)
+                await until(lambda: _more(engine.requests, begun), 10.0, "calls in flight")  # noqa: B023
+                assert network.say_goodbye() >= 2
+                await heard_again(daemon, before, 10.0)
+            await all_ended(conn, 20.0)
+            assert await sent_once(conn, engine, 200) == 0
+            assert "part failed" not in daemon.log.read_text(), daemon.said()
+
+
 @pytest.mark.parametrize("tag", ["COMMIT", "UPDATE", "INSERT"])
 async def test_lost_answers_cost_nothing(dsn: str, conn: Connection, tag: str) -> None:
-    """The server did it, and the daemon never heard so: a commit, a claim, a settlement."""
+    """The server did it, and the daemon never heard so: a commit, a claim, a settlement. Nobody renews a lost claim."""
     async with proxy(dsn) as network, sms_engine(honours_keys=False) as engine:
-        async with fleet(network.dsn(dsn), **engine.settings()) as daemons:
+        async with fleet(network.dsn(dsn), **engine.settings(), worker__lease_s="3") as daemons:
             daemon = await daemons.start()
             for lost in range(1, 6):
                 network.lose(tag.encode(), 1)
                 await insert_leads(conn, 20)
                 await until(lambda: _is_lost(network.counts, lost), 10.0, "an answer to be lost")  # noqa: B023
-            await all_ended(conn, 10.0)
-            assert await sent_once(conn, engine, 100) == 0
+            engine.latency_s = (1.0, 2.0)  # from now on it always runs something, and renews
+            await insert_leads(conn, 200)
+            await all_ended(conn, 30.0)
+            assert await sent_once(conn, engine, 300) == 0
             assert daemon.alive
 
 

@@ -38,7 +38,7 @@ async def kill_again_and_again(fleet: Fleet, engine: SmsEngine, conn: Connection
     for number in range(kills):
         daemon = await fleet.start()
         if number % 2:  # this one begins with what the one before left behind
-            await until(lambda: daemon.metric("tasks_taken_over"), 10.0, "a takeover")
+            await until(lambda: daemon.metric("tasks_taken_over_total"), 10.0, "a takeover")
         await insert_leads(conn, chunk)
         cut += await killed_at_random(daemon, engine, random.randrange(1, chunk // 2))
     await insert_leads(conn, LEADS - kills * chunk)

@@ -133,7 +133,7 @@ async def test_it_starts_before_postgres_and_then_works(own_server: Server) -> N
             daemon = daemons.launch()
             await until(lambda: _says(daemon, "waiting for the database"), 10.0, "the daemon to wait")
             await network.admit()
-            await asyncio.to_thread(own_server.embedded._halt)
+            await asyncio.to_thread(own_server.embedded._server.halt)
             began = network.counts["refused"]
             await until(lambda: _refused(network.counts, began), 10.0, "the daemon to try again")
             await asyncio.to_thread(own_server.embedded.start)

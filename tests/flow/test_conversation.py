@@ -239,7 +239,10 @@ async def test_a_change_while_the_leads_handler_runs_is_not_swallowed(dsn: str) 
 
 
 async def test_a_change_after_its_check_has_read_the_lead_is_not_swallowed(dsn: str) -> None:
-    """The check has decided on the old data and waits for the lock of the very transaction that completes the set."""
+    """The check has decided on the old data and waits for the lock of the very transaction that completes the set.
+
+    Mutant: a dedup_key that still covers the running check.
+    """
     async with scenario(dsn) as t:
         lead = await talking(t)
         async with t.session() as other:
@@ -247,7 +250,8 @@ async def test_a_change_after_its_check_has_read_the_lead_is_not_swallowed(dsn: 
             await tx.start()
             await other.execute("SELECT FROM leads WHERE id = $1 FOR UPDATE", lead)
             payload = {"lead_id": str(lead), "issues": ["so that it has something to write"]}
-            check = await t.value("SELECT enqueue('lead.check', $1, $2)", payload, f"lead:{lead}")
+            sql = "INSERT INTO tasks (kind, payload, key, dedup_key) VALUES ('lead.check', $1, $2, $3) RETURNING id"
+            check = await t.value(sql, payload, f"lead:{lead}", f"check:{lead}")
             await t.eventually("SELECT status = 'running' FROM tasks WHERE id = $1", check)
             await t.wait_for(lambda: waits_for_lock(t), "the check never met the lock")
             await other.execute("UPDATE leads SET data = data || $2 WHERE id = $1", lead, dict(COMPLETE))

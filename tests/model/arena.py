@@ -11,12 +11,13 @@ from asyncpg.transaction import Transaction
 
 from daemon import listener
 from daemon.db import Connection, connect
+from daemon.metrics import Metrics
 from daemon.outcome import Outcome
 from daemon.task import Kind, Policy, Task
 
 SIDE_TABLES: Final = """
     CREATE TABLE IF NOT EXISTS causes (n int PRIMARY KEY, subject text NOT NULL);
-    CREATE TABLE IF NOT EXISTS effects (task_id bigint, status text NOT NULL, causes int[] NOT NULL);
+    CREATE TABLE IF NOT EXISTS effects (task_id bigint, lease_id uuid, status text NOT NULL, causes int[] NOT NULL);
 """
 EMPTY: Final = "; ".join(
     ["DELETE FROM " + table for table in ("tasks", "task_log", "workers", "causes", "effects")]
@@ -27,6 +28,14 @@ IMPATIENT: Final = {"lock_timeout": "40ms", "orchestrator.quiet": "on"}
 Causes: TypeAlias = tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Note:
+    """The effect of an attempt: what became of it, and the causes it had seen."""
+
+    status: str
+    causes: Causes = ()
+
+
 class Recording:
     """A subject whose snapshot is what has been asked for, and whose only effect is a row that says so."""
 
@@ -35,18 +44,21 @@ class Recording:
         rows = await conn.fetch("SELECT n, subject FROM causes")
         return {t.id: tuple(r["n"] for r in rows if r["subject"] == t.payload["subject"]) for t in tasks}
 
-    async def hold(self, conn: Connection, done: Sequence[tuple[Task, Causes]]) -> Collection[int]:
+    async def hold(self, conn: Connection, effects: Sequence[tuple[Task, Note]]) -> Collection[int]:
         """There is nothing to lock."""
-        return [task.id for task, _ in done]
+        return [task.id for task, _ in effects]
 
-    async def commit(self, conn: Connection, done: Sequence[tuple[Task, Causes]]) -> None:
-        """One row per settled task."""
-        rows = [(task.id, list(causes)) for task, causes in done]
-        await conn.executemany("INSERT INTO effects VALUES ($1, 'done', $2)", rows)
+    async def commit(self, conn: Connection, effects: Sequence[tuple[Task, Note]]) -> None:
+        """One row per attempt."""
+        rows = [(task.id, task.lease_id, note.status, list(note.causes)) for task, note in effects]
+        await conn.executemany("INSERT INTO effects VALUES ($1, $2, $3, $4)", rows)
 
-    async def bury(self, conn: Connection, task: Task, error: str, unknown: bool) -> None:
-        """One row per death."""
-        await conn.execute("INSERT INTO effects VALUES ($1, 'dead', '{}')", task.id)
+    def observe(self, metrics: Metrics, effects: Sequence[tuple[Task, Note]]) -> None:
+        """Nobody counts."""
+
+    def bury(self, task: Task, error: str, unknown: bool) -> Note:
+        """A death is an effect, too."""
+        return Note("dead")
 
     async def cancel(self, conn: Connection, kind: str, payload: Mapping[str, Any]) -> None:
         """Whoever cancels has seen what was asked for."""
@@ -54,12 +66,12 @@ class Recording:
         await conn.execute(f"INSERT INTO effects (status, causes) {its}", payload["subject"])
 
 
-async def _never(task: Task, snapshot: Any, context: Any) -> Outcome[Causes]:
+async def _never(task: Task, snapshot: Any, context: Any) -> Outcome[Note]:
     raise NotImplementedError
 
 
 SUBJECT: Final = Recording()
-KINDS: Final[Mapping[str, Kind[Causes]]] = {
+KINDS: Final[Mapping[str, Kind[Note]]] = {
     "once": Kind("once", Policy(max_attempts=1, backoff_s=0), SUBJECT, _never),
     "often": Kind("often", Policy(max_attempts=3, backoff_s=0), SUBJECT, _never),
 }

@@ -22,7 +22,7 @@ from daemon import listener, queue
 from daemon.db import Connection
 from daemon.outcome import Done, Fail, Outcome, Snooze
 from daemon.task import NewTask, Task
-from tests.model.arena import KINDS, SUBJECT, Actor, Arena, Attempt, Causes, Tables
+from tests.model.arena import KINDS, SUBJECT, Actor, Arena, Attempt, Note, Tables
 
 HOUR: Final = timedelta(hours=1)
 LATER: Final = 20 * HOUR
@@ -221,6 +221,7 @@ class QueueMachine(RuleBasedStateMachine):
 
         def settled(written: queue.Written) -> None:
             assert {(task.id, task.lease_id) for task, _ in written.lost} == lost
+            assert len(written.verdicts) == len(held)
             for attempt, how in held:
                 self._check_settled(before.tasks[attempt.task.id], how)
             if not keep_open:
@@ -314,11 +315,12 @@ class QueueMachine(RuleBasedStateMachine):
         """A daemon renews its own leases, and no others."""
         actor, before = self._free(self.arena.daemons, which), self.now
         its = {i for i, r in before.tasks.items() if r["worker"] == actor.id}
+        every = [a.task for a in self.attempts]
 
         def renewed(_: None) -> None:
             assert before.unlike(self.now) == its
 
-        self._act(actor, lambda conn: queue.renew(conn, actor.id, LEASE_S), renewed)
+        self._act(actor, lambda conn: queue.renew(conn, actor.id, LEASE_S, every), renewed)
 
     # -- people and time
 
@@ -361,8 +363,12 @@ class QueueMachine(RuleBasedStateMachine):
     def _check_always(self) -> None:
         running = Counter(r["key"] for r in self.now.tasks.values() if r["status"] == "running" and r["key"])
         assert all(n == 1 for n in running.values()), "equal keys run together"
+        leases = Counter(e["lease_id"] for e in self.now.effects if e["lease_id"])
+        assert all(n == 1 for n in leases.values()), "an attempt's effects happen once"
         done = Counter(e["task_id"] for e in self.now.effects if e["status"] == "done")
-        assert done == Counter(i for i, status in self.now.ended.items() if status == "done"), "effects happen once"
+        assert done == Counter(i for i, status in self.now.ended.items() if status == "done"), (
+            "a task's effects happen once, with its end"
+        )
         assert not self.now.tasks.keys() & self.now.ended.keys()
         assert self.known <= self.now.tasks.keys() | self.now.ended.keys(), "a task is lost"
         self.known |= self.now.tasks.keys()
@@ -402,12 +408,12 @@ class QueueMachine(RuleBasedStateMachine):
         raise AssertionError(f"never ends: {list(self.now.tasks.values())}")
 
 
-def _outcome(attempt: Attempt, how: str) -> Outcome[Causes]:
+def _outcome(attempt: Attempt, how: str) -> Outcome[Note]:
     match how:
         case "done":
-            return Done(attempt.seen)
+            return Done(Note("done", attempt.seen))
         case "snooze":
-            return Snooze(attempt.task.now + LATER, "later")
+            return Snooze(attempt.task.now + LATER, "later", Note("snoozed"))
         case "fail later":
             return Fail("busy", after_s=LATER.total_seconds())
         case _:

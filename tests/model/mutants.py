@@ -1,6 +1,7 @@
 """Guarantees broken on purpose: each mutant takes one safeguard out of the queue, and a test must notice."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -8,8 +9,6 @@ import pytest
 
 from daemon import queue
 from daemon.db import Connection
-
-Breaking: TypeAlias = Callable[[Connection, pytest.MonkeyPatch], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +20,12 @@ class InStatement:
     line: str
     instead: str = ""
 
-    async def apply(self, conn: Connection, patch: pytest.MonkeyPatch) -> None:
-        """Change the text that the queue sends; undone with the test."""
-        text = queue.SQL[self.statement]
-        assert text.count(self.line) == 1, f"{self.name}: the line to be broken is not there (any more)"
-        patch.setitem(queue.SQL._texts, self.statement, text.replace(self.line, self.instead))
+    @asynccontextmanager
+    async def applied(self, conn: Connection) -> AsyncIterator[None]:
+        """Change the text that the queue sends, for as long as the block lasts."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(queue.SQL._texts, self.statement, _said_otherwise(self, queue.SQL[self.statement]))
+            yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,26 +37,43 @@ class InFunction:
     line: str
     instead: str = ""
 
-    async def apply(self, conn: Connection, patch: pytest.MonkeyPatch) -> None:
-        """Make the function anew in this database."""
+    @asynccontextmanager
+    async def applied(self, conn: Connection) -> AsyncIterator[None]:
+        """Make the function anew in this database, for as long as the block lasts."""
         text = await conn.fetchval("SELECT pg_get_functiondef($1::text::regproc)", f"orchestrator.{self.function}")
-        assert text.count(self.line) == 1, f"{self.name}: the line to be broken is not there (any more)"
-        await conn.execute(text.replace(self.line, self.instead))
+        await conn.execute(_said_otherwise(self, text))
+        try:
+            yield
+        finally:
+            await conn.execute(text)
 
 
 @dataclass(frozen=True, slots=True)
-class InSchema:
-    """A safeguard that this statement takes away."""
+class WithoutIndex:
+    """An index that is not there."""
 
     name: str
-    ddl: str
+    index: str
 
-    async def apply(self, conn: Connection, patch: pytest.MonkeyPatch) -> None:
-        """Run the statement in this database."""
-        await conn.execute(self.ddl)
+    @asynccontextmanager
+    async def applied(self, conn: Connection) -> AsyncIterator[None]:
+        """Drop it in this database, for as long as the block lasts (which leaves no row behind that it forbids)."""
+        text = await conn.fetchval("SELECT pg_get_indexdef($1::text::regclass)", f"orchestrator.{self.index}")
+        await conn.execute(f"DROP INDEX orchestrator.{self.index}")
+        try:
+            yield
+        finally:
+            await conn.execute("DELETE FROM tasks")
+            await conn.execute(text)
 
 
-Mutant: TypeAlias = InStatement | InFunction | InSchema
+Mutant: TypeAlias = InStatement | InFunction | WithoutIndex
+
+
+def _said_otherwise(mutant: InStatement | InFunction, text: str) -> str:
+    assert text.count(mutant.line) == 1, f"{mutant.name}: the line to be broken is not there (any more)"
+    return text.replace(mutant.line, mutant.instead)
+
 
 SETTLED_WITHOUT_ITS_LEASE = InStatement("settled without its lease", "settle", "AND t.lease_id = d.lease")
 POSTPONED_WITHOUT_ITS_LEASE = InStatement("postponed without its lease", "postpone", "AND t.lease_id = d.lease")
@@ -91,7 +108,7 @@ SNOOZE_COSTS_A_TRY = InStatement("a snooze costs a try", "postpone", "CASE WHEN 
 RUNNING_ONE_CANCELLED = InStatement(
     "a running one is cancelled", "cancel", "('available', 'dead')", "('available', 'running')"
 )
-NO_INDEX_ON_RUNNING_KEYS = InSchema("no unique index on running keys", "DROP INDEX orchestrator.tasks_running_key")
+NO_INDEX_ON_RUNNING_KEYS = WithoutIndex("no unique index on running keys", "tasks_running_key")
 LIVING_DAEMON_TAKEN_OVER = InFunction(
     "a living daemon is taken over", "take_over", "NOT pg_try_advisory_xact_lock(1869767528, its_number)", "false"
 )

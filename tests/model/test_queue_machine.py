@@ -1,6 +1,7 @@
 """The queue keeps its promises under random schedules, and each broken safeguard makes that test fail."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import asyncpg
@@ -11,19 +12,39 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.model import mutants
 from tests.model.arena import Arena
 from tests.model.machine import Ask, QueueMachine
+from tests.support.postgres import Server
 
 SHORT: Final = settings(
-    max_examples=60, stateful_step_count=25, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=40, stateful_step_count=20, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
 BROKEN: Final = (AssertionError, asyncpg.PostgresError, ExceptionGroup)
 
 
-@pytest.fixture
-def arena(dsn: str) -> Iterator[Arena]:
-    """A database for schedules."""
-    made = Arena(dsn)
+@pytest.fixture(scope="module")
+async def database(server: Server) -> AsyncIterator[str]:
+    """One database for all schedules: each begins by emptying it."""
+    dsn = await server.clone()
+    yield dsn
+    await server.drop(dsn)
+
+
+@pytest.fixture(scope="module")
+def arena(database: str) -> Iterator[Arena]:
+    """Actors with their connections."""
+    made = Arena(database)
     yield made
     made.close()
+
+
+@contextmanager
+def broken(arena: Arena, mutant: mutants.Mutant) -> Iterator[None]:
+    """The queue without one of its safeguards."""
+    applied = mutant.applied(arena.observer)
+    arena.run(applied.__aenter__())
+    try:
+        yield
+    finally:
+        arena.run(applied.__aexit__(None, None, None))
 
 
 def test_the_queue_keeps_its_promises_under_random_schedules(arena: Arena) -> None:
@@ -191,18 +212,14 @@ def test_a_schedule_that_once_was_dangerous_is_harmless(arena: Arena, schedule: 
 
 
 @pytest.mark.parametrize("mutant", SCHEDULES, ids=lambda m: m.name.replace(" ", "-"))
-def test_a_queue_broken_on_purpose_fails(arena: Arena, mutant: mutants.Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
-    arena.run(mutant.apply(arena.observer, monkeypatch))
-    with pytest.raises(BROKEN):
+def test_a_queue_broken_on_purpose_fails(arena: Arena, mutant: mutants.Mutant) -> None:
+    with broken(arena, mutant), pytest.raises(BROKEN):
         _play(arena, SCHEDULES[mutant])
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("mutant", mutants.FOR_THE_MACHINE, ids=lambda m: m.name.replace(" ", "-"))
-def test_a_queue_broken_on_purpose_is_found_by_random_schedules(
-    arena: Arena, mutant: mutants.Mutant, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arena.run(mutant.apply(arena.observer, monkeypatch))
+def test_a_queue_broken_on_purpose_is_found_by_random_schedules(arena: Arena, mutant: mutants.Mutant) -> None:
     search = settings(SHORT, max_examples=1500, stateful_step_count=40, phases=[Phase.generate])
-    with pytest.raises(BROKEN):
+    with broken(arena, mutant), pytest.raises(BROKEN):
         run_state_machine_as_test(lambda: QueueMachine(arena), settings=search)

@@ -36,6 +36,15 @@ class Reply:
         """The document in it."""
         return orjson.loads(self.raw)
 
+    def problem(self, status: int) -> Any:
+        """The problem document, as RFC 9457 and the contract want it."""
+        problem = self.json
+        assert (self.status, self.headers["Content-Type"]) == (status, "application/problem+json"), self.raw
+        assert (problem["status"], problem["success"]) == (status, False)
+        assert {"type", "title", "detail"} <= problem.keys()
+        assert all({"loc", "msg"} == error.keys() for error in problem.get("errors", []))
+        return problem
+
     @property
     def places(self) -> list[list[str | int]]:
         """Where the input was wrong."""
@@ -92,8 +101,8 @@ class Client:
         """A task that no worker takes."""
         lease = "gen_random_uuid()" if status == "running" else "NULL"
         found: int = await self.conn.fetchval(
-            f"INSERT INTO tasks (kind, key, status, lease_id, lease_expires_at) VALUES ($1, $2, $3, {lease}, now() + '1 day')"
-            " RETURNING id", kind, key, status,
+            "INSERT INTO tasks (kind, key, status, lease_id, lease_expires_at)"
+            f" VALUES ($1, $2, $3, {lease}, now() + '1 day') RETURNING id", kind, key, status,
         )  # fmt: skip
         return found
 

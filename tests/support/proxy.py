@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
 NOTIFICATION, COMPLETE, READY = b"A", b"C", b"Z"
+FIELDS = b"SFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
+GOODBYE = b"E" + (len(FIELDS) + 4).to_bytes(4, "big") + FIELDS
+GOODBYE_TAKES_S = 0.3
 LOST = (ConnectionError, asyncio.IncompleteReadError)
 
 
@@ -72,6 +75,16 @@ class Proxy:
             wire.cut()
         self.counts["cut"] += wires
         return wires
+
+    def say_goodbye(self) -> int:
+        """Every client hears that the server is shutting down, some time before its connection ends; how many."""
+        loop, wires = asyncio.get_running_loop(), tuple(self.wires)
+        for wire in wires:
+            wire.client.write(GOODBYE)
+            wire.silent.set()
+            loop.call_later(GOODBYE_TAKES_S, wire.cut)
+        self.wires.clear()
+        return len(wires)
 
     async def refuse(self) -> None:
         """Let nobody in any more."""

@@ -1,0 +1,189 @@
+"""Probes, metrics, outages, and the server itself."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import orjson
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
+
+from daemon.api.server import serve
+from daemon.app import Daemon
+from daemon.db import Connection, connect
+from daemon.errors import OrchestratorError
+from daemon.settings import load_settings
+from tests.support.api import TOKEN, Client, free_port, serving
+from tests.support.postgres import Server
+from tests.support.processes import until
+from tests.support.proxy import proxy
+
+
+@pytest.fixture(scope="module")
+async def api(server: Server) -> AsyncIterator[Client]:
+    """One daemon for the tests that leave it as it is."""
+    dsn = await server.clone()
+    async with serving(dsn) as client:
+        yield client
+    await server.drop(dsn)
+
+
+# -- health
+
+
+async def test_health_has_the_keys_of_the_contract(api: Client) -> None:
+    health = await api.get("/api/health")
+    assert health["status"] == "healthy"
+    assert health["service"] == "pipeline-orchestrator"
+    assert health["listener"] is True
+    assert health["activeCampaigns"] == 0
+    assert health.keys() >= {"scheduledRuns", "queueDepth", "oldestTaskAgeSeconds", "lastSweep", "version", "database"}
+    assert health["queueDepth"] >= 0
+    assert "@" not in health["database"]
+
+
+async def test_ready_only_while_the_listener_is(dsn: str) -> None:
+    """The database answers, but the way that LISTEN needs is closed."""
+    async with proxy(dsn) as way, serving(dsn, listen=way.dsn(dsn), WORKER__PULSE_S="0.05") as api:
+        await way.refuse()
+        assert way.cut() >= 1
+        await until(lambda: _status(api, "/readyz", 503), 5.0, "not ready")
+        (await api.ask("GET", "/readyz")).problem(503)
+        assert (await api.ask("GET", "/healthz")).status == 200
+        health = await api.get("/api/health")
+        assert (health["status"], health["listener"], health["queueDepth"] is None) == ("degraded", False, False)
+        await way.admit()
+        await until(lambda: _status(api, "/readyz", 200), 10.0, "ready again")
+
+
+async def _status(api: Client, path: str, status: int) -> bool:
+    return (await api.ask("GET", path)).status == status
+
+
+@pytest.mark.parametrize("how", ["refused", "silent"])
+async def test_while_postgres_is_away_every_answer_comes_at_once(dsn: str, how: str) -> None:
+    async with (
+        proxy(dsn) as way,
+        serving(way.dsn(dsn), direct=dsn, WORKER__PULSE_S="0.05", LISTENER__PROBE_TIMEOUT_S="0.3") as api,
+    ):
+        assert (await api.ask("GET", "/api/leads")).status == 200  # a connection is open
+        if how == "refused":
+            await way.refuse()
+            assert way.cut() >= 1
+        else:
+            assert way.go_silent(new_ones_too=True) >= 1
+        began = time.monotonic()
+        (await api.ask("GET", "/readyz")).problem(503)
+        assert time.monotonic() - began < 2.5
+        await until(lambda: _degraded(api), 5.0, "degraded")
+        began = time.monotonic()
+        health = await api.get("/api/health")
+        assert (health["status"], health["queueDepth"], health["scheduledRuns"]) == ("degraded", None, None)
+        assert (await api.ask("GET", "/healthz")).status == 200
+        assert time.monotonic() - began < 1.5
+        problem = (await api.ask("GET", "/api/leads")).problem(503)
+        assert "postgres" not in problem["detail"].lower()
+        metrics = await api.ask("GET", "/metrics")
+        assert metrics.status == 200
+        assert b"orchestrator_leads{" not in metrics.raw
+        way.silent = False
+        way.cut()
+        if how == "refused":
+            await way.admit()
+        await until(lambda: _status(api, "/readyz", 200), 15.0, "ready again")
+        await until(lambda: _status(api, "/api/leads", 200), 10.0, "leads again")
+
+
+async def _degraded(api: Client) -> bool:
+    return bool((await api.get("/api/health"))["queueDepth"] is None)
+
+
+async def test_a_locked_lead_is_no_reason_to_hang(api: Client) -> None:
+    lead = await api.lead()
+    other = await connect(api.daemon.dsn)
+    try:
+        async with other.transaction():
+            await other.execute("SELECT FROM leads WHERE id = $1 FOR UPDATE", lead)
+            reply = await api.post(f"/api/leads/{lead}/transition", {"to": "DEAD_LEAD", "reason": "r"})
+            reply.problem(503)
+            assert reply.headers["Retry-After"]
+    finally:
+        await other.close()
+
+
+# -- metrics
+
+
+async def test_metrics_count_what_is_there(dsn: str, conn: Connection) -> None:
+    await conn.execute(
+        "INSERT INTO leads (name, phone, stage) SELECT 'n', '+1', 'DEAD_LEAD' FROM generate_series(1, 3)"
+    )
+    await conn.execute("INSERT INTO tasks (kind, run_at) VALUES ('of-nobody', clock() - interval '100 seconds')")
+    async with serving(dsn) as api:
+        reply = await api.ask("GET", "/metrics")
+        assert reply.headers["Content-Type"].startswith("text/plain; version=")
+        families = {f.name: f for f in text_string_to_metric_families(reply.raw.decode())}
+        stages = {s.labels["stage"]: s.value for s in families["orchestrator_leads"].samples}
+        assert (stages["DEAD_LEAD"], stages["NEW_LEAD"]) == (3, 0)
+        queue = {s.labels["status"]: s.value for s in families["orchestrator_queue_tasks"].samples}
+        assert queue.keys() == {"available", "running", "dead"}
+        assert queue["available"] >= 1
+        (age,) = families["orchestrator_queue_oldest_age_seconds"].samples
+        assert 100 <= age.value < 130
+
+
+async def test_scraping_in_a_loop_reads_the_database_once(dsn: str, conn: Connection) -> None:
+    async with serving(dsn) as api:
+        first = (await api.ask("GET", "/metrics")).raw
+        await conn.execute("INSERT INTO leads (name, phone, stage) VALUES ('n', '+1', 'DEAD_LEAD')")
+        rest = await asyncio.gather(*[api.ask("GET", "/metrics") for _ in range(20)])
+
+    def leads(raw: bytes) -> list[bytes]:
+        return [line for line in raw.splitlines() if line.startswith(b"orchestrator_leads{")]
+
+    assert all(leads(reply.raw) == leads(first) for reply in rest)
+
+
+# -- the server
+
+
+async def test_a_port_in_use_is_one_clear_line(dsn: str) -> None:
+    port = free_port()
+    holder = await asyncio.start_server(lambda *_: None, "127.0.0.1", port)
+    try:
+        daemon = Daemon(load_settings({"DATABASE_URL": dsn, "ORCHESTRATOR_API__PORT": str(port)}), dsn, dsn)
+        with pytest.raises(OrchestratorError, match="ORCHESTRATOR_API__PORT") as failed:
+            await serve(daemon)
+        assert "\n" not in str(failed.value)
+    finally:
+        holder.close()
+
+
+async def test_an_address_of_elsewhere_is_one_clear_line(dsn: str) -> None:
+    given = {"DATABASE_URL": dsn, "ORCHESTRATOR_API__HOST": "192.0.2.1", "ORCHESTRATOR_API__TOKEN": "t" * 20}
+    with pytest.raises(OrchestratorError, match="ORCHESTRATOR_API__HOST"):
+        await serve(Daemon(load_settings(given), dsn, dsn))
+
+
+async def test_what_nobody_foresaw_is_a_problem_without_details(dsn: str, conn: Connection) -> None:
+    async with serving(dsn) as api:
+        await conn.execute("ALTER TABLE leads RENAME COLUMN city TO town")
+        with capture_logs() as logged:
+            problem = (await api.ask("GET", "/api/leads")).problem(500)
+    assert "city" not in orjson.dumps(problem).decode()
+    assert any(line["log_level"] == "error" and "city" in str(line.get("exc_info")) for line in logged)
+
+
+async def test_a_client_that_stays_does_not_hold_up_the_end(dsn: str) -> None:
+    async with serving(dsn) as api:
+        _reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+        writer.write(
+            b"POST /api/tasks/1/retry HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer "
+            + TOKEN.encode()
+            + b"\r\nContent-Length: 9\r\n\r\n{"
+        )
+        await writer.drain()
+        began = time.monotonic()
+    assert time.monotonic() - began < 0.2 + 2.0
+    writer.close()
