@@ -128,18 +128,21 @@ class Worker:
         total = 0
         while True:
             self.deciding.woken.clear()
+            busy = bool(self._running)  # what ends from here on may queue more
             found = await self.run_once(self.deciding) + await self.run_once(self.calling)
             total += found
             await self.committer.flush()
-            if not found and not self._running:
+            if not found and not busy:
                 return total
-            if not found:
+            if not found and self._running:
                 await self._wait(self.deciding)
 
     # -- claiming
 
     def _room(self, lane: Lane) -> tuple[dict[str, int], int]:
         """How many tasks of each kind may be claimed now, and how many in all."""
+        if self.stopping:
+            return {}, 0
         if lane is self.calling:
             free = self.limits.concurrency - self._calls.total()
             names = sample(list(lane.kinds), len(lane.kinds))  # so that no kind always comes last

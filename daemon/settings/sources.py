@@ -37,8 +37,14 @@ def load_settings(
 
 def require_database(settings: Settings, environ: Mapping[str, str] | None = None) -> None:
     """Refuse to run under systemd on an embedded database: state there belongs to a real server."""
-    if settings.database_url is None and (os.environ if environ is None else environ).get("INVOCATION_ID"):
+    if settings.database_url is None and _is_unit(os.environ if environ is None else environ):
         raise SettingsError("DATABASE_URL: must be set when systemd runs the daemon")
+
+
+def _is_unit(environ: Mapping[str, str]) -> bool:
+    """Whether systemd started this very process; a desktop's terminals inherit INVOCATION_ID from their session."""
+    main = environ.get("SYSTEMD_EXEC_PID")
+    return bool(environ.get("INVOCATION_ID")) and main in (None, "", str(os.getpid()))
 
 
 @dataclass(frozen=True, slots=True)
