@@ -163,6 +163,7 @@ class Daemon:
             "decisions": lambda: self._work(self.worker.deciding),
             "calls": lambda: self._work(self.worker.calling),
             "committer": self.worker.committer.run,
+            "second committer": self.worker.committer.run,
             "reservations": self.ledger.reservations.run,
             "settlements": self.ledger.settlements.run,
             "leases": lambda: keep_leases(self.worker, self.pool, self.settings.worker.lease_s),

@@ -47,7 +47,7 @@ class Committer:
     on_written: Callable[[Sequence[Attempted]], None]
     _at_hand: list[Attempted] = field(default_factory=list)
     _locked: dict[int, Waiting] = field(default_factory=dict)
-    _ended_now: set[int] = field(default_factory=set)
+    _being_written: set[int] = field(default_factory=set)
     _offered: asyncio.Event = field(default_factory=asyncio.Event)
 
     def offer(self, attempts: Sequence[Attempted]) -> None:
@@ -65,7 +65,7 @@ class Committer:
         self._locked = {i: w for i, w in self._locked.items() if i not in tasks}
 
     async def run(self) -> None:
-        """Commit until cancelled."""
+        """Commit until cancelled. Two of these overlap one's SQL with the other's Python."""
         while True:
             await self.flush()
             await self._offered.wait()
@@ -75,14 +75,14 @@ class Committer:
         """Commit everything at hand; locked ones come back by themselves."""
         while self._at_hand:
             batch, self._at_hand = self._at_hand[:LARGEST_BATCH], self._at_hand[LARGEST_BATCH:]
+            self._being_written.update(a[0].id for a in batch)
             try:
                 await self._commit(batch)
             except BaseException:
-                unwritten = [a for a in batch if a[0].id not in self._ended_now]
-                self._at_hand = unwritten + self._at_hand
+                self._at_hand = [a for a in batch if a[0].id in self._being_written] + self._at_hand
                 raise
             finally:
-                self._ended_now.clear()
+                self._being_written.difference_update(a[0].id for a in batch)
 
     async def _commit(self, batch: list[Attempted]) -> None:
         try:
@@ -148,7 +148,7 @@ class Committer:
             self._ended("lost", written.lost)
 
     def _ended(self, outcome: str, attempts: Sequence[Attempted]) -> None:
-        self._ended_now.update(task.id for task, _ in attempts)
+        self._being_written.difference_update(task.id for task, _ in attempts)
         for kind, count in Counter(task.kind for task, _ in attempts).items():
             self.metrics.tasks.labels(kind, outcome).inc(count)
         level = LEVELS[outcome]
@@ -160,6 +160,7 @@ class Committer:
         self.on_written(attempts)
 
     def _wait_for_lock(self, attempt: Attempted) -> None:
+        self._being_written.discard(attempt[0].id)
         waiting = self._locked.setdefault(attempt[0].id, Waiting(attempt))
         delay = LOCKED_AGAIN_S[min(waiting.tries, len(LOCKED_AGAIN_S) - 1)]
         waiting.tries += 1

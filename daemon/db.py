@@ -33,6 +33,9 @@ DISCONNECTED = (
 )
 """What says that the connection is at fault, not the statement."""
 
+CLIENT_CONFUSED = (asyncpg.InterfaceError, asyncpg.InternalClientError, AttributeError)
+"""What the client raises when its connection is terminated under it; or for bad input, if that is still open."""
+
 UNREACHABLE = (*DISCONNECTED, DatabaseUnavailable)
 RECONNECT_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Pauses between tries to reach the database again."""
@@ -109,6 +112,9 @@ async def _connect_writable(dsn: str, options: dict[str, Any]) -> Connection:
         if await conn.fetchval("SELECT pg_is_in_recovery()", timeout=CONNECT_TIMEOUT_S):
             raise DatabaseUnavailable("is a standby")
         await set_codecs(conn)
+    except CLIENT_CONFUSED as error:
+        conn.terminate()
+        raise ConnectionResetError(str(error)) from error
     except BaseException:
         conn.terminate()
         raise
@@ -160,7 +166,7 @@ class Pool:
             except DISCONNECTED:
                 conn.terminate()
                 raise
-            except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+            except CLIENT_CONFUSED as error:
                 if conn.is_closed():  # the client's way of saying so; else it is about bad input
                     raise ConnectionResetError(str(error)) from error
                 raise

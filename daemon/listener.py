@@ -14,6 +14,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import random
 from typing import Protocol
@@ -75,6 +76,8 @@ class Listener:
     _number: int | None = None
     _conn: Connection | None = None
     _hint: asyncio.Event = field(default_factory=asyncio.Event)
+    _leaving: bool = False
+    _left: asyncio.Event = field(default_factory=asyncio.Event)
     _absent_since: dict[UUID, float] = field(default_factory=dict)
 
     async def run(self) -> None:
@@ -83,7 +86,7 @@ class Listener:
         while True:
             try:
                 await self._session()
-                failures = 0
+                return
             except (*UNREACHABLE, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 if self.healthy:
                     failures = 0
@@ -135,6 +138,10 @@ class Listener:
         self.on_connected()
         while not gone.is_set():
             await self._wait(await self._beat(conn))
+            if self._leaving:
+                await conn.execute(SQL["deregister"], self.hearer.id, timeout=self.beat.timeout_s)
+                self._left.set()
+                return
         raise ConnectionResetError("the server closed the listening connection")
 
     def _heard(self) -> None:
@@ -183,7 +190,8 @@ class Listener:
         try:
             async with asyncio.timeout(pause):
                 await self._hint.wait()
-                await asyncio.sleep(HINT_SETTLES_S)
+                if not self._leaving:
+                    await asyncio.sleep(HINT_SETTLES_S)
         except TimeoutError:
             if due_in_s <= pause:
                 self.hearer.wake()
@@ -207,8 +215,9 @@ class Listener:
 
     async def sign_off(self) -> None:
         """An orderly end: nobody needs to miss this daemon."""
-        if self._conn is not None and not self._conn.is_closed():
-            try:
-                await self._conn.execute(SQL["deregister"], self.hearer.id, timeout=SIGN_OFF_S)
-            except (*UNREACHABLE, asyncpg.InterfaceError) as error:
-                log.info("could not sign off", error=str(error))
+        if self.healthy:
+            self._leaving = True
+            self._hint.set()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SIGN_OFF_S):
+                    await self._left.wait()

@@ -28,6 +28,7 @@ log = get_logger("worker")
 POLL_S, POLL_UNHEALTHY_S = 5.0, 0.5
 QUIET_S = 30.0  # for so long calls may be held back to let a lonely task run alone
 GIVE_BACK_S = 1.0
+BATCHES_IN_FLIGHT = 3  # one being claimed, two being written
 LOCKED_MAY_PILE_UP = 10  # batches of outcomes that wait for a lock before claiming halts
 
 Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
@@ -150,7 +151,7 @@ class Worker:
             return {name: n for name, n in caps.items() if n > 0}, max(free, 0)
         locked = len(self.committer.locked)
         decided = len(self._running) - self._calls.total() - locked
-        batch = min(self.limits.batch, 2 * self.limits.batch - decided)
+        batch = min(self.limits.batch, BATCHES_IN_FLIGHT * self.limits.batch - decided)
         if batch <= 0 or locked > LOCKED_MAY_PILE_UP * self.limits.batch:
             return {}, 0
         return dict.fromkeys(lane.kinds, batch), batch

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -233,12 +233,17 @@ def _facts(row: Mapping[str, Any], result: Mapping[str, Any], now: datetime) -> 
 
 
 def _deadline_again(letter: Letter, task: Task, pipelines: Pipelines) -> dict[str, Any]:
-    """We have answered: from now on the lead's silence counts again."""
+    """We have answered, or said late what was due: from now on the lead's silence counts (again)."""
     lead = letter.lead
-    if lead is None or letter.row["template"] not in OWED_ANSWERS or lead.deadline_at is not None:
+    if lead is None:
         return {}
     deadlines = pipelines[lead.pipeline].by_name[lead.stage].deadlines
-    return {"set_deadline": True, "deadline_at": task.now + deadlines[0].after, "deadline_step": 0} if deadlines else {}
+    paused = lead.deadline_at is None and letter.row["template"] in OWED_ANSWERS
+    late = lead.deadline_at is not None and lead.deadline_at <= task.now and letter.row["stage_seq"] == lead.stage_seq
+    if not (paused or late) or lead.deadline_step >= len(deadlines):
+        return {}
+    before = deadlines[lead.deadline_step - 1].after if lead.deadline_step else timedelta()
+    return {"set_deadline": True, "deadline_at": task.now + deadlines[lead.deadline_step].after - before}
 
 
 def _skipped(letter: Letter, reason: str) -> Effects:

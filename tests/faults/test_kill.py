@@ -1,8 +1,7 @@
 """kill -9 at random moments, calls to the engine in flight, the daemon started again at once.
 
 Mutants that these tests kill (each one line, tried by hand):
-  ledger, reservation after the call: `Engines.call` awaits `self._make(intent, call)` before `self.ledger.reserve(intent)`
-  settle fence: queue.sql `settle` without `AND t.lease_id = d.lease` (see test_takeover too)
+  ledger: `Engines.call` makes the call before it awaits `self.ledger.reserve(intent)`
   takeover: `take_over` in schema.sql returns 0 at once: what the dead daemon held never ends in time
 """
 
@@ -38,7 +37,7 @@ async def kill_again_and_again(fleet: Fleet, engine: SmsEngine, conn: Connection
     for number in range(kills):
         daemon = await fleet.start()
         if number % 2:  # this one begins with what the one before left behind
-            await until(lambda: daemon.metric("tasks_taken_over_total"), 10.0, "a takeover")
+            await until(lambda: daemon.metric("tasks_taken_over_total"), 10.0, "a takeover")  # noqa: B023
         await insert_leads(conn, chunk)
         cut += await killed_at_random(daemon, engine, random.randrange(1, chunk // 2))
     await insert_leads(conn, LEADS - kills * chunk)
@@ -54,7 +53,9 @@ async def test_nobody_is_lost_or_called_twice(dsn: str, conn: Connection, kills:
         await all_ended(conn, 40.0)
         unknown = await sent_once(conn, engine, LEADS)
     assert cut > 0, "no kill met a call in flight"
-    assert await conn.fetchval("SELECT count(*) FROM task_log WHERE interruptions > 0") > 0 or unknown, "no interruption"
+    assert await conn.fetchval("SELECT count(*) FROM task_log WHERE interruptions > 0") > 0 or unknown, (
+        "no interruption"
+    )
     if honours_keys:
         assert unknown == 0
     else:

@@ -28,7 +28,7 @@ async def done(conn: Connection, tasks: list[int]) -> bool:
 
 
 async def run_until_killed(conn: Connection, fleet: Fleet, task: int) -> tuple[int, bool]:
-    """One life of a daemon that holds the killer; how many tasks ran when it died, and whether the killer is dead now."""
+    """One life of a daemon beside the killer: how many tasks ran when it died, and whether the killer is dead now."""
     daemon = await fleet.start(**STRANGE)
 
     async def over() -> bool:
@@ -77,6 +77,16 @@ async def test_handlers_that_raise_fail_alone(dsn: str, conn: Connection, kind: 
         await until(lambda: done(conn, first + last), 5.0, f"the others:\n{daemon.said()}")
         await until(lambda: _dead(conn, bad), 5.0, f"the death of the bad one:\n{daemon.said()}")
         await still_works(conn, daemon)
+
+
+async def test_many_that_have_to_run_alone_do_not_take_a_beat_each(dsn: str, conn: Connection) -> None:
+    """After a bad hour (somebody's kill -9, four times) hundreds may be under suspicion."""
+    async with fleet(dsn) as daemons:
+        await daemons.start(**STRANGE)
+        async with conn.transaction():
+            suspects = await enqueue(conn, "strange.linger", {"seconds": 0.001}, 60)
+            await conn.execute("UPDATE tasks SET interruptions = 3")
+        await until(lambda: done(conn, suspects), 15.0, "sixty lonely tasks")
 
 
 async def _dead(conn: Connection, tasks: list[int]) -> bool:

@@ -56,6 +56,7 @@ async def snapshot(conn: Connection) -> Mapping[str, str]:
     "credential", [None, "Bearer wrong", "Bearer", TOKEN, f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer \udcff"]
 )
 async def test_no_route_acts_without_its_credential(api: Client, route: Route, credential: str | None) -> None:
+    """Guarantee 17. Mutant: `same = True` in auth._bears."""
     headers = {"Authorization": credential} if credential and credential.isascii() else {}
     reply = await api.ask(route.method, place(route), token=None, headers=headers, data=b"not even JSON")
     reply.problem(401)
@@ -276,6 +277,7 @@ MOVES = st.fixed_dictionaries(
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=(JSON | MOVES).map(lambda value: json.dumps(value).encode()))
 async def test_no_document_gets_past_the_checks(api: Client, body: bytes) -> None:
+    """Guarantee 16. Mutant: reading._from_json without its look at what can't be stored."""
     await _is_refused_or_done(api, body)
 
 
@@ -332,6 +334,7 @@ async def still(server: Server) -> AsyncIterator[Client]:
 
 @pytest.mark.parametrize("route", GETS, ids=name)
 async def test_reading_changes_nothing(still: Client, route: Route) -> None:
+    """Guarantee 14. Mutant: an INSERT in any GET handler."""
     of = "leads" if "leads" in route.path else "tasks"
     path = route.path.replace("{id}", str(await still.conn.fetchval(f"SELECT id FROM {of} LIMIT 1")))
     before = await snapshot(still.conn)
@@ -342,6 +345,7 @@ async def test_reading_changes_nothing(still: Client, route: Route) -> None:
 
 
 async def test_a_connection_for_reading_can_not_write(dsn: str, conn: Connection) -> None:
+    """Guarantee 14. Mutant: READS without default_transaction_read_only."""
     reading = await connect(dsn, session=READS)
     try:
         with pytest.raises(Exception, match="read-only transaction"):

@@ -363,8 +363,8 @@ class QueueMachine(RuleBasedStateMachine):
     def _check_always(self) -> None:
         running = Counter(r["key"] for r in self.now.tasks.values() if r["status"] == "running" and r["key"])
         assert all(n == 1 for n in running.values()), "equal keys run together"
-        leases = Counter(e["lease_id"] for e in self.now.effects if e["lease_id"])
-        assert all(n == 1 for n in leases.values()), "an attempt's effects happen once"
+        attempts = Counter((e["task_id"], e["lease_id"]) for e in self.now.effects if e["lease_id"])
+        assert all(n == 1 for n in attempts.values()), "an attempt's effects happen once"
         done = Counter(e["task_id"] for e in self.now.effects if e["status"] == "done")
         assert done == Counter(i for i, status in self.now.ended.items() if status == "done"), (
             "a task's effects happen once, with its end"

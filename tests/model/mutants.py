@@ -155,12 +155,12 @@ ENTRIES_UNCOUNTED = InFunction(
     "NEW.stage_seq := OLD.stage_seq + 1",
     "NEW.stage_seq := OLD.stage_seq",
 )
-OVERRIDE_FOR_ANY_STAGE = InFunction(
-    "an override is good for any stage", "use_override", "AND o.to_stage = use_override.to_stage "
-)
-OVERRIDE_KEPT = InFunction(
-    "an override is not used up", "override_stage", "DELETE FROM stage_overrides WHERE lead_id = lead;", "NULL;"
+ORIGIN_FORGOTTEN = InFunction(
+    "history forgets where a lead came from",
+    "leads_before_update",
+    "NEW.from_stage := OLD.stage;",
+    "NEW.from_stage := coalesce(OLD.from_stage, OLD.stage);",
 )
 
-FOR_THE_HISTORY: tuple[Mutant, ...] = (MOVES_UNCHECKED, FIELDS_UNCHECKED, ENTRIES_UNCOUNTED)
+FOR_THE_HISTORY: tuple[Mutant, ...] = (MOVES_UNCHECKED, FIELDS_UNCHECKED, ENTRIES_UNCOUNTED, ORIGIN_FORGOTTEN)
 """Each of them makes the property of stage histories fail."""

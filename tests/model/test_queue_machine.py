@@ -15,7 +15,12 @@ from tests.model.machine import Ask, QueueMachine
 from tests.support.postgres import Server
 
 SHORT: Final = settings(
-    max_examples=40, stateful_step_count=20, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=40,
+    stateful_step_count=20,
+    deadline=None,
+    database=None,
+    phases=[Phase.generate],  # a failure of twenty steps can be read; making it smaller takes minutes
+    suppress_health_check=list(HealthCheck),
 )
 BROKEN: Final = (AssertionError, asyncpg.PostgresError, ExceptionGroup)
 
@@ -47,14 +52,24 @@ def broken(arena: Arena, mutant: mutants.Mutant) -> Iterator[None]:
         arena.run(applied.__aexit__(None, None, None))
 
 
+def _search(arena: Arena, how: settings) -> None:
+    """Random schedules until one of them breaks a promise."""
+
+    class Machine(QueueMachine):
+        def __init__(self) -> None:
+            super().__init__(arena)
+
+    run_state_machine_as_test(Machine, settings=how)
+
+
 def test_the_queue_keeps_its_promises_under_random_schedules(arena: Arena) -> None:
-    run_state_machine_as_test(lambda: QueueMachine(arena), settings=SHORT)
+    _search(arena, SHORT)
 
 
 @pytest.mark.soak
 def test_the_queue_keeps_its_promises_under_many_random_schedules(arena: Arena) -> None:
-    deep = settings(SHORT, max_examples=3000, stateful_step_count=60)
-    run_state_machine_as_test(lambda: QueueMachine(arena), settings=deep)
+    deep = settings(SHORT, max_examples=3000, stateful_step_count=60, phases=[Phase.generate, Phase.shrink])
+    _search(arena, deep)
 
 
 # -- the shortest schedules that show each broken safeguard
@@ -220,6 +235,6 @@ def test_a_queue_broken_on_purpose_fails(arena: Arena, mutant: mutants.Mutant) -
 @pytest.mark.soak
 @pytest.mark.parametrize("mutant", mutants.FOR_THE_MACHINE, ids=lambda m: m.name.replace(" ", "-"))
 def test_a_queue_broken_on_purpose_is_found_by_random_schedules(arena: Arena, mutant: mutants.Mutant) -> None:
-    search = settings(SHORT, max_examples=1500, stateful_step_count=40, phases=[Phase.generate])
+    search = settings(SHORT, max_examples=1500, stateful_step_count=40)
     with broken(arena, mutant), pytest.raises(BROKEN):
-        run_state_machine_as_test(lambda: QueueMachine(arena), settings=search)
+        _search(arena, search)

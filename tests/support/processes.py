@@ -19,6 +19,10 @@ from daemon.db import Connection, connect
 
 ROOT = Path(__file__).parents[2]
 LOG_LINES = 40
+AT_REST = """
+SELECT NOT EXISTS (SELECT FROM pg_stat_activity
+                   WHERE application_name = 'orchestrator' AND datname = current_database() AND query NOT LIKE '%pulse%'
+                     AND greatest(query_start, state_change) > clock_timestamp() - interval '0.3 seconds')"""
 
 
 async def until(condition: Callable[[], Awaitable[Any]], within: float, what: str, pause: float = 0.01) -> Any:
@@ -151,6 +155,17 @@ async def reconnected(dsn: str, within: float = 20.0) -> Connection:
 
     found: Connection = await until(attempt, within, "a connection to the database")
     return found
+
+
+async def at_rest(conn: Connection) -> None:
+    """Wait until the daemons do nothing but beat."""
+    await until(lambda: conn.fetchval(AT_REST), 20.0, "daemons at rest")
+
+
+async def postmaster_of(conn: Connection) -> int:
+    """The process of the server behind this connection."""
+    folder = await conn.fetchval("SHOW data_directory")
+    return int(Path(folder, "postmaster.pid").read_text().splitlines()[0])  # noqa: ASYNC240 - a tiny file
 
 
 def freeze(daemon: DaemonProcess) -> None:

@@ -48,7 +48,9 @@ class Proxy:
     mute: bool = False
     losing: bytes = b""
     losses: int = 0
-    counts: dict[str, int] = field(default_factory=lambda: {"muted": 0, "lost": 0, "cut": 0, "refused": 0})
+    counts: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("muted", "lost", "cut", "refused", "delayed"), 0)
+    )
     wires: set[Wire] = field(default_factory=set)
     _listening: asyncio.Server | None = None
     _pumps: set["asyncio.Task[None]"] = field(default_factory=set)
@@ -129,7 +131,9 @@ class Proxy:
 
     async def _from_client(self, wire: Wire, reader: asyncio.StreamReader) -> None:
         while said := await reader.read(65536):
-            await asyncio.sleep(self.delay_s)
+            if self.delay_s:
+                self.counts["delayed"] += 1
+                await asyncio.sleep(self.delay_s)
             await self._pass(wire, wire.server, said)
 
     async def _from_server(self, wire: Wire, reader: asyncio.StreamReader) -> None:

@@ -1,6 +1,6 @@
 """Runs one daemon as a process of its own, as `python -m daemon run` does, with what only tests need.
 
-Its metrics are told on a Unix socket (TEST_METRICS); the kinds of `tests.support.strange_kinds` are added with TEST_KINDS=1.
+Its metrics are told on a Unix socket (TEST_METRICS); with TEST_KINDS=1 it knows the strange kinds, too.
 """
 
 import asyncio

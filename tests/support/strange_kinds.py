@@ -3,12 +3,13 @@
 import asyncio
 import os
 import signal
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from daemon.db import Connection
 from daemon.outcome import Done, Outcome
 from daemon.task import Kind, Policy, Task
+from handlers.effects import Effects, Writer
 
 ERRORS: Mapping[str, Exception] = {
     "value": ValueError("no such thing"),
@@ -18,20 +19,14 @@ ERRORS: Mapping[str, Exception] = {
 }
 
 
-class Nothing:
-    """A subject about which nothing is known and nothing is written, except in the way the payload says."""
+class Nothing(Writer):
+    """A subject about which nothing is known and nothing is written."""
 
     async def load(self, conn: Connection, tasks: Sequence[Task]) -> Mapping[int, Any]:
         return {}
 
-    async def hold(self, conn: Connection, done: Sequence[tuple[Task, Any]]) -> Collection[int]:
-        return [task.id for task, _ in done]
-
-    async def commit(self, conn: Connection, done: Sequence[tuple[Task, Any]]) -> None:
-        return None
-
-    async def bury(self, conn: Connection, task: Task, error: str, unknown: bool) -> None:
-        return None
+    def bury(self, task: Task, error: str, unknown: bool) -> Effects:
+        return ()
 
     async def cancel(self, conn: Connection, kind: str, payload: Mapping[str, Any]) -> None:
         return None

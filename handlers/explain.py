@@ -1,0 +1,270 @@
+"""Why is nothing (more) happening with this lead, and what happens next?
+
+Facts in, sentences out: pure, but for `ask`, which reads one snapshot and changes nothing. What the lead waits for is
+put in the order in which a person should look at it; the first of it is the summary.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from daemon.db import Connection
+from handlers import facts, gates
+from handlers.facts import UNSENT, Facts, Row, at, named, titled
+from handlers.gates import Gate, how_to_move, retry_or_cancel, schedule, update_lead
+from handlers.pipeline import Pipeline
+
+NO_ADDRESS = "no usable address"
+BY_ITSELF = "nothing needs to be done"
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What the lead waits for, and what a person can do about it."""
+
+    what: str
+    do: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What happens next by itself; `when` None: not at a time, but when `why` comes true."""
+
+    what: str
+    when: datetime | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The answer: one sentence, the coming steps, every gate, and what is waited for."""
+
+    lead_id: UUID
+    stage: str
+    summary: str
+    next: tuple[Step, ...]
+    gates: tuple[Gate, ...]
+    waiting_for: tuple[Wait, ...]
+
+    def document(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return {
+            "lead_id": str(self.lead_id),
+            "stage": self.stage,
+            "summary": self.summary,
+            "next": [{"what": s.what, "when": s.when and s.when.isoformat(), "why": s.why} for s in self.next],
+            "gates": [{"name": g.name, "open": g.open, "reason": g.reason} for g in self.gates],
+            "waiting_for": [{"what": w.what, "do": w.do} for w in self.waiting_for],
+        }
+
+
+async def ask(
+    conn: Connection, lead_id: UUID, pipelines: Mapping[str, Pipeline], kinds: frozenset[str]
+) -> Explanation | None:
+    """The explanation of a lead, read in one statement; None if there is no such lead."""
+    known = await facts.load(conn, lead_id, pipelines, kinds)
+    return explain(*known) if known else None
+
+
+def explain(f: Facts, now: datetime) -> Explanation:
+    """What the facts come to at that business time."""
+    waits = tuple(_waits(f, now))
+    first = waits[0]
+    return Explanation(
+        f.lead.id,
+        f.lead.stage,
+        f"{first.what[0].upper()}{first.what[1:]}; {first.do}.",
+        tuple(sorted(_steps(f, now), key=lambda step: (step.when is None, step.when))),
+        gates.gates(f, now),
+        waits,
+    )
+
+
+# -- what it waits for
+
+
+def _waits(f: Facts, now: datetime) -> Iterator[Wait]:
+    found = False
+    for look in (_daemon, _session, _running, _dead, _due, _unclaimed, _people, _unsent, _later, _lost, _lead):
+        for wait in look(f, now):
+            found = True
+            yield wait
+    if not found:
+        yield _nothing(f, now)
+
+
+def _daemon(f: Facts, now: datetime) -> Iterator[Wait]:
+    if not f.alive and (f.running or f.due(now) or f.later(now) or f.lead.deadline_at):
+        yield Wait("no daemon is running, so nothing happens", "start one: orchestrator run")
+
+
+def _session(f: Facts, now: datetime) -> Iterator[Wait]:
+    if f.holder is not None:
+        yield Wait(
+            f"the lead's row is held by {gates.holder(f)}, and what is to be written waits", gates.how_to_free(f)
+        )
+
+
+def _running(f: Facts, now: datetime) -> Iterator[Wait]:
+    for task in f.running:
+        gone = "a living daemon takes it over within seconds" if f.alive else "start a daemon: orchestrator run"
+        yield Wait(gates.running(f, task), f"{BY_ITSELF}: it ends by itself" if f.daemon_of(task) else gone)
+
+
+def _dead(f: Facts, now: datetime) -> Iterator[Wait]:
+    for task in f.dead:
+        yield Wait(f"{named(task)} is dead: {task['error']}", _remedy(f, task))
+
+
+def _remedy(f: Facts, task: Row) -> str:
+    message, error = f.message_of(task), task["error"] or ""
+    if f.calls_of(task, "unknown"):
+        (call, *_) = f.calls_of(task, "unknown")
+        found_out = f"ask {call['engine']} whether it knows the key {call['idempotency_key']}"
+        return f"{found_out}, then {retry_or_cancel(task)} (a retry is a new call)"
+    if message is None or not error.startswith(NO_ADDRESS):
+        return retry_or_cancel(task)
+    column = "email" if message["channel"] == "email" else "phone"
+    add = f"add {'an email address' if column == 'email' else 'a phone number'}: {update_lead(f, f"{column} = '…'")}"
+    bound = message["stage_seq"] == f.lead.stage_seq and f.lead.row["needs_review"]
+    return f"{add}; {'it is then sent by itself' if bound else f'then {retry_or_cancel(task)}'}"
+
+
+def _due(f: Facts, now: datetime) -> Iterator[Wait]:
+    for task in f.due(now):
+        ahead = f.ahead_of(task, now)
+        if task["kind"] not in f.kinds:
+            cancel = f"run a daemon that does, or orchestrator tasks cancel {task['id']}"
+            yield Wait(f"{named(task)} is of a kind that this program doesn't know, and nobody claims it", cancel)
+        elif ahead is not None:
+            yield Wait(f"{named(task)} waits for {named(ahead)}, which goes first", f"{BY_ITSELF}: it comes next")
+        else:
+            alone = " (it has ended its daemon before, so it runs alone)" if task["interruptions"] >= 3 else ""
+            yield Wait(f"{named(task)} is due{alone}", f"{BY_ITSELF}: a daemon claims it at once")
+
+
+def _unclaimed(f: Facts, now: datetime) -> Iterator[Wait]:
+    """Between its passing and the next beat of a daemon."""
+    due = f.lead.deadline_at is not None and f.lead.deadline_at <= now
+    if due and f.holding is None and f.lead.row["archived_at"] is None and not _has_deadline_task(f):
+        yield Wait("its deadline has just passed", f"{BY_ITSELF}: a daemon sees to it within a second")
+
+
+def _people(f: Facts, now: datetime) -> Iterator[Wait]:
+    asked = {str(a["payload"].get("reply", {}).get("id")) for a in f.approvals}
+    for request in f.approvals:
+        decide = f"UPDATE approval_queue SET status = 'approved' WHERE id = '{request['id']}' (or 'rejected')"
+        yield Wait(f"a person's decision: {request['title']}", f"decide: {decide}")
+    for reply in f.replies:
+        if reply["status"] == "needs_person" and str(reply["id"]) not in asked:
+            handled = f"UPDATE replies SET status = 'routed' WHERE id = '{reply['id']}'"
+            yield Wait(f"a person to answer reply {reply['id']} ({reply['reason'] or 'unclear'})", f"then: {handled}")
+    for message in f.messages:
+        if message["status"] in ("draft", "awaiting_approval"):
+            cancel = f"or UPDATE messages SET status = 'cancelled' WHERE id = '{message['id']}'"
+            yield Wait(f"approval of {titled(message)} ({message['status']})", f"{schedule(message)}, {cancel}")
+
+
+def _unsent(f: Facts, now: datetime) -> Iterator[Wait]:
+    """The lead would have moved on with that message; a dead task has told of those that failed."""
+    told = {task["payload"].get("message_id") for task in f.dead}
+    for message in f.messages:
+        moves = message["then_to"] if message["stage_seq"] == f.lead.stage_seq else None
+        if message["status"] in UNSENT and moves and str(message["id"]) not in told:
+            what = f"{titled(message)} is {message['status']} ({message['reason']})"
+            again = f"mend that and {schedule(message)}, or {how_to_move(f)}"
+            yield Wait(f"{what}, and only with it the lead goes on to {moves}", again)
+
+
+def _later(f: Facts, now: datetime) -> Iterator[Wait]:
+    for task in f.later(now):
+        because = f": {task['error']}" if task["error"] else ""
+        tries = f" ({task['attempt']} of {task['max_attempts']} tries used)" if task["attempt"] else ""
+        what = f"{named(task)} waits until {at(task['run_at'], now)}{because}{tries}"
+        yield Wait(what, f"sooner: orchestrator tasks retry {task['id']}")
+
+
+def _lost(f: Facts, now: datetime) -> Iterator[Wait]:
+    for what in facts.without_task(f, now):
+        when = f"at {at(f.next_sweep, now)}" if f.next_sweep else "but its schedule is off"
+        yield Wait(f"a task is missing that should {what}", f"the next sweep queues it, {when}")
+
+
+def _lead(f: Facts, now: datetime) -> Iterator[Wait]:
+    """The lead's own word, its silence, its data."""
+    live = f.stage is not None and not f.stage.terminal and f.lead.row["archived_at"] is None
+    if f.missing:
+        fill = update_lead(f, f"""data = data || '{{"{f.missing[0]}": …}}'""")
+        yield Wait(
+            f"data that is missing: {', '.join(f.missing)}", f"as soon as it is complete, the lead moves: {fill}"
+        )
+    if live and gates.is_paused(f):
+        yield Wait("our answer to the lead; meanwhile its deadline is paused", "see the message's task above")
+    elif live and f.lead.deadline_at is not None and f.lead.deadline_at > now and f.holding is None:
+        does = facts.deadline_does(f, now) or ("nothing", "no step is left")
+        put = update_lead(f, "deadline_at = clock()")
+        what = f"the lead's answer, or its deadline at {at(f.lead.deadline_at, now)} to {does[0]} ({does[1]})"
+        yield Wait(what, f"sooner or later: {put}, or {how_to_move(f)}")
+
+
+def _nothing(f: Facts, now: datetime) -> Wait:
+    lead = f.lead.row
+    if lead["archived_at"] is not None:
+        return Wait(
+            f"the lead was archived {at(lead['archived_at'], now)}: nothing happens any more", gates.how_to_revive(f)
+        )
+    if f.stage is None:
+        return Wait(f"{lead['pipeline']}.{lead['stage']} is declared nowhere, so nothing happens", how_to_move(f))
+    if f.stage.terminal:
+        return Wait(f"{lead['stage']} is terminal: nothing happens any more", how_to_move(f))
+    flagged = f", and it is flagged: {lead['review_reason']}" if lead["needs_review"] else ""
+    return Wait(
+        f"nothing is queued and no deadline is set{flagged}", f"a person goes on; {how_to_move(f)} ({f.targets})"
+    )
+
+
+# -- what happens next
+
+
+def _steps(f: Facts, now: datetime) -> Iterator[Step]:
+    for task in f.running:
+        yield Step(_does(f, task), now, f"{named(task)} is running")
+    for task in f.due(now):
+        ahead = f.ahead_of(task, now)
+        yield Step(_does(f, task), now, f"{named(task)} waits for {named(ahead)}" if ahead else f"{named(task)} is due")
+    for task in f.later(now):
+        yield Step(_does(f, task), task["run_at"], f"{named(task)}: {task['error'] or 'waits for its time'}")
+    for what in facts.without_task(f, now):
+        yield Step(what, f.next_sweep, "the sweep finds that its task is missing")
+    if f.missing and f.pipeline and f.stage:
+        yield Step(f"move it to {f.stage.on_complete}", None, f"as soon as data has {', '.join(f.missing)}")
+    yield from _deadline_step(f, now)
+
+
+def _deadline_step(f: Facts, now: datetime) -> Iterator[Step]:
+    does, due = facts.deadline_does(f, now), f.lead.deadline_at
+    if does is None or due is None or f.lead.row["archived_at"] is not None or _has_deadline_task(f):
+        return
+    if f.holding is not None:
+        yield Step(does[0], None, f"its deadline waits until dead {named(f.holding)} is retried or cancelled")
+    else:
+        yield Step(does[0], max(due, now), does[1])
+
+
+def _has_deadline_task(f: Facts) -> bool:
+    return any(t["kind"] == "lead.deadline" and t["status"] != "dead" for t in f.tasks)
+
+
+def _does(f: Facts, task: Row) -> str:
+    message = f.message_of(task)
+    if message is not None:
+        moves = f", then move it to {message['then_to']}" if message["then_to"] else ""
+        return f"send {titled(message)} by {message['channel']}{moves}"
+    if task["kind"] == f.entry_kind:
+        return f"run the entry action of {f.lead.stage}"
+    known = {"lead.deadline": "act on its deadline", "lead.check": "check its data", "reply": "read its reply",
+             "reply.classify": "classify its reply", "reply.route": "act on its reply",
+             "approval": "act on a person's decision"}  # fmt: skip
+    return known.get(task["kind"], task["kind"])

@@ -1,0 +1,255 @@
+"""Every hot query finds its rows by an index, whatever the statistics say; the loads are a big queue and many leads."""
+
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from daemon import listener, queue
+from daemon.db import DAEMON_SESSION, Connection, Statements, connect
+from handlers import registry
+from tests.support.postgres import Server
+
+LOAD: Final = """
+SET session_replication_role = replica;
+INSERT INTO leads (id, stage, name, phone, email, data, created_at, updated_at, stage_entered_at, deadline_at, version,
+                   stage_seq, entry_pending)
+SELECT gen_random_uuid(), (ARRAY['AI_CONVERSATION', 'OFFER_MADE', 'DUE_DILIGENCE', 'DEAD_LEAD'])[1 + n % 4],
+       'Lead ' || n, '+1555' || lpad(n::text, 7, '0'), 'lead' || n || '@example.com', '{}',
+       now() - n * interval '1 second', now(), now(),
+       CASE WHEN n % 4 < 3 THEN now() + (1 + n % 500) * interval '1 hour' END, 1, 1, false
+FROM generate_series(1, 100000) AS n;
+INSERT INTO tasks (kind, key, payload, priority, status, run_at, lease_id, lease_expires_at, worker, max_attempts)
+SELECT (ARRAY['lead.check', 'lead.deadline', 'message', 'reply', 'vendor_acquisition.NEW_LEAD',
+              'vendor_acquisition.OFFER_MADE'])[1 + n % 6],
+       'lead:' || gen_random_uuid(), '{"stage_seq": 1}', (ARRAY[10, 50, 90])[1 + n % 3],
+       CASE WHEN n <= 300 THEN 'running' WHEN n <= 2000 THEN 'dead' ELSE 'available' END,
+       now() + CASE WHEN n % 40 = 0 THEN interval '-1 minute' ELSE (1 + n % 500) * interval '1 hour' END,
+       CASE WHEN n <= 300 THEN gen_random_uuid() END, CASE WHEN n <= 300 THEN now() + interval '1 hour' END,
+       CASE WHEN n <= 300 THEN gen_random_uuid() END, 3
+FROM generate_series(1, 200000) AS n;
+INSERT INTO messages (lead_id, template, to_address, status, send_at)
+SELECT id, 'VIDEO', phone, CASE WHEN n % 20 = 0 THEN 'scheduled' ELSE 'sent' END, now() + interval '1 hour'
+FROM (SELECT id, phone, row_number() OVER () AS n FROM leads) AS l LIMIT 50000;
+INSERT INTO replies (lead_id, channel, from_address, body, status)
+SELECT id, 'sms', phone, 'Hello', 'routed' FROM leads LIMIT 20000;
+INSERT INTO pipeline_events (lead_id, event_type) SELECT id, 'created' FROM leads;
+INSERT INTO engine_calls (engine, operation, task_id, lead_id, idempotency_key, status)
+SELECT 'sms', '/api/send', n, gen_random_uuid(), 'k' || n, 'ok' FROM generate_series(1, 50000) AS n;
+INSERT INTO task_log (id, kind, payload, priority, status, run_at, attempt, round, interruptions,
+                      created_at, finished_at)
+SELECT n, 'message', '{}', 50, 'done', now(), 1, 0, 0, now(), now() - (100000 - n) * interval '1 minute'
+FROM generate_series(1, 100000) AS n;
+INSERT INTO email_exclusions (address) SELECT 'gone' || n || '@example.com' FROM generate_series(1, 20000) AS n;
+RESET session_replication_role;
+"""
+BIG: Final = (
+    "leads", "tasks", "messages", "replies", "pipeline_events", "engine_calls", "task_log", "email_exclusions",
+)  # fmt: skip
+SMALL_INDEXES: Final = frozenset(
+    {"tasks_running_key", "tasks_dead", "tasks_lonely", "leads_entry_pending", "messages_scheduled", "replies_received"}
+)
+"""Partial: each holds only what is going on, so reading all of one is cheap."""
+READS_ALL: Final[Mapping[str, str]] = {
+    "leads.strangers": "once, at the start",
+    "leads.counts": "a count per stage, out of an index",
+    "leads.check_all": "the daily job",
+}
+HOT: Final = {
+    ".".join((file.removesuffix(".sql"), name)): text
+    for package, file in (
+        ("daemon", "queue.sql"), ("daemon", "worker.sql"), ("daemon", "ledger.sql"), ("handlers", "effects.sql"),
+        ("handlers", "leads.sql"), ("handlers", "messages.sql"), ("handlers", "replies.sql"), ("handlers", "sweep.sql"),
+    )
+    for name, text in Statements(package, file).items()
+}  # fmt: skip
+FUNCTIONS: Final = ("pulse", "fire_deadlines", "take_over", "free_expired", "revive", "retry_task")
+KINDS: Final = registry.kinds(registry.by_name(registry.PIPELINES))
+DUE: Final = ("lead.check", "message", "vendor_acquisition.NEW_LEAD")
+"""The kinds of which some tasks are due; of the others all wait for their time."""
+BEST_OF: Final = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """One place of a plan where a table is read."""
+
+    node: str
+    table: str
+    index: str | None
+    condition: str | None
+
+    @property
+    def reads_all(self) -> bool:
+        """Whether the whole table, or a whole index that grows with it, is read."""
+        if self.table not in BIG:
+            return False
+        return self.index is None or (self.condition is None and self.index not in SMALL_INDEXES)
+
+
+def scans(plan: Mapping[str, Any]) -> Iterator[Scan]:
+    """Every place where a plan reads a table."""
+    if "Relation Name" in plan and plan["Node Type"] != "ModifyTable":
+        yield Scan(plan["Node Type"], plan["Relation Name"], plan.get("Index Name"), plan.get("Index Cond"))
+    for part in plan.get("Plans", ()):
+        yield from scans(part)
+
+
+async def plan_of(conn: Connection, text: str) -> list[Scan]:
+    """How the daemon's session would read its tables, not knowing the parameters."""
+    number = max((int(n) for n in re.findall(r"\$(\d+)", text)), default=0)
+    await conn.execute(f"PREPARE hot AS {text}")
+    try:
+        nothing = f"({', '.join(['NULL'] * number)})" if number else ""
+        plan = await conn.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE hot{nothing}")
+    finally:
+        await conn.execute("DEALLOCATE hot")
+    return list(scans(json.loads(plan)[0]["Plan"]))
+
+
+@pytest.fixture(scope="module")
+async def crowd(server: Server) -> AsyncIterator[str]:
+    """A database with 200,000 tasks and 100,000 leads whose statistics say that it is empty."""
+    dsn = await server.clone()
+    conn = await connect(dsn)
+    for table in BIG:
+        await conn.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
+    await conn.execute("VACUUM ANALYZE")
+    await conn.execute(LOAD)
+    await conn.close()
+    yield dsn
+    await server.drop(dsn)
+
+
+@pytest.fixture(scope="module", params=["statistics of empty tables", "true statistics"])
+async def full(crowd: str, request: pytest.FixtureRequest) -> AsyncIterator[Connection]:
+    """A daemon's connection to it."""
+    conn = await connect(crowd, session=DAEMON_SESSION)
+    if request.param == "true statistics":
+        await conn.execute("ANALYZE")
+    yield conn
+    await conn.close()
+
+
+@pytest.mark.parametrize("name", sorted(HOT.keys() - READS_ALL.keys()))
+async def test_a_hot_statement_finds_its_rows_by_an_index(full: Connection, name: str) -> None:
+    assert [scan for scan in await plan_of(full, HOT[name]) if scan.reads_all] == []
+
+
+def test_what_may_read_all_still_exists() -> None:
+    assert READS_ALL.keys() <= HOT.keys()
+
+
+# -- functions: their queries, cut out of their texts
+
+
+def queries_in(text: str) -> Iterator[str]:
+    """Every query in a function's text: those in parentheses, and the statements themselves."""
+    text = re.sub(r"--[^\n]*", "", text)
+    for found in re.finditer(r"\(\s*SELECT\b", text):
+        depth = 0
+        for place in range(found.start(), len(text)):
+            depth += {"(": 1, ")": -1}.get(text[place], 0)
+            if depth == 0:
+                yield text[found.start() + 1 : place]
+                break
+    for statement in re.split(r";|\bTHEN\b|\bBEGIN\b", text):
+        if re.match(r"\s*(UPDATE|INSERT|DELETE)\b", statement):
+            yield statement.strip()
+
+
+async def _as_statement(conn: Connection, function: str, query: str) -> str:
+    """The query with the function's parameters and variables as placeholders of their types."""
+    text = await conn.fetchval("SELECT prosrc FROM pg_proc WHERE proname = $1", function)
+    named = dict(re.findall(r"(\w+) (timestamptz|int|uuid|bigint)\b", text.split("BEGIN")[0]))
+    arguments = await conn.fetchval(
+        "SELECT pg_get_function_identity_arguments(p.oid) FROM pg_proc p WHERE p.proname = $1", function
+    )
+    named |= dict(re.findall(r"(\w+) (integer|uuid|bigint)\b", re.sub(r"OUT [^,]+", "", arguments)))
+    for number, (variable, kind) in enumerate(sorted(named.items()), start=1):
+        query = re.sub(rf"(?<![.\w]){variable}\b", f"(${number}::{kind})", query)
+    numbers = sorted({int(n) for n in re.findall(r"\$(\d+)", query)})
+    for dense, number in enumerate(numbers, start=1):
+        query = query.replace(f"(${number}::", f"(${dense}::")
+    return query
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+async def test_the_queries_of_a_function_find_their_rows_by_an_index(full: Connection, function: str) -> None:
+    text = await full.fetchval("SELECT prosrc FROM pg_proc WHERE proname = $1", function)
+    found = list(queries_in(text))
+    assert found
+    for query in found:
+        statement = await _as_statement(full, function, query)
+        with suppress(asyncpg.UndefinedTableError):  # part of a larger query, which is looked at as a whole
+            assert [scan for scan in await plan_of(full, statement) if scan.reads_all] == [], statement
+
+
+# -- and in fact: what is read, and how long it takes
+
+
+async def _best(conn: Connection, sql: str, *arguments: Any) -> float:
+    """Milliseconds of the fastest of a few runs, none of which is committed."""
+    times = []
+    for _ in range(BEST_OF):
+        transaction = conn.transaction()
+        await transaction.start()
+        began = time.perf_counter()
+        await conn.fetch(sql, *arguments)
+        times.append((time.perf_counter() - began) * 1000)
+        await transaction.rollback()
+    return min(times)
+
+
+async def _counters(conn: Connection) -> dict[str, tuple[int, int]]:
+    sql = "SELECT relname, seq_scan, seq_tup_read + coalesce(idx_tup_fetch, 0) AS n FROM pg_stat_xact_user_tables"
+    return {r["relname"]: (r["seq_scan"], r["n"]) for r in await conn.fetch(sql) if r["relname"] in BIG}
+
+
+async def _read(conn: Connection, sql: str, *arguments: Any) -> dict[str, int]:
+    """Rows read of each big table by one run of a statement, whatever functions it calls; never by a scan of all."""
+    transaction = conn.transaction()
+    await transaction.start()
+    before = await _counters(conn)
+    await conn.fetch(sql, *arguments)
+    after = await _counters(conn)
+    await transaction.rollback()
+    assert [table for table in BIG if after[table][0] > before[table][0]] == []
+    return {table: after[table][1] - before[table][1] for table in BIG}
+
+
+def _claim(kinds: Collection[str], room: int) -> tuple[Any, ...]:
+    return queue.SQL["claim"], list(kinds), [room] * len(kinds), [3] * len(kinds), room, uuid4(), uuid4(), 30.0
+
+
+async def test_a_claim_beside_200_000_tasks_reads_little_and_is_fast(full: Connection) -> None:
+    assert (await _read(full, *_claim(KINDS, 100)))["tasks"] < 2_000
+    assert await _best(full, *_claim(KINDS, 100)) < 20
+
+
+async def test_a_claim_of_kinds_of_which_nothing_is_due_reads_next_to_nothing(full: Connection) -> None:
+    not_due = [name for name in KINDS if name not in DUE]
+    waiting = "SELECT count(*) FROM tasks WHERE kind = ANY ($1) AND status = 'available'"
+    assert await full.fetchval(waiting, not_due) > 50_000
+    assert (await _read(full, *_claim(not_due, 500)))["tasks"] < 100
+    assert await _best(full, *_claim(not_due, 500)) < 20
+
+
+async def test_a_pulse_reads_little_and_is_fast(full: Connection) -> None:
+    read = await _read(full, listener.SQL["pulse"], 1)
+    assert all(n < 1_000 for n in read.values()), read
+    assert await _best(full, listener.SQL["pulse"], 1) < 20
+
+
+async def test_a_sweep_with_nothing_to_repair_is_fast(full: Connection) -> None:
+    steps = [name for name in HOT if name.startswith("sweep.") and "$" not in HOT[name]]
+    assert steps
+    for name in steps:
+        assert await _best(full, HOT[name]) < 50, name
