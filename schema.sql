@@ -6,6 +6,8 @@
 -- Rules that hold throughout:
 --   * A cause and the task it asks for are written in one transaction; NOTIFY is only a hint.
 --   * Triggers are the only writers of stage history and of entry tasks, whoever made the change.
+--   * A function that runs with its owner's rights names pg_temp last in its search_path: left out, it would come first,
+--     and anybody's temporary table would be taken for ours.
 --   * Times are timestamptz; deadlines, slots and run_at are business time (clock()), leases are real time.
 
 CREATE SCHEMA IF NOT EXISTS orchestrator;
@@ -28,7 +30,7 @@ CREATE TABLE clock_shift (
 INSERT INTO clock_shift DEFAULT VALUES;
 
 CREATE FUNCTION clock() RETURNS timestamptz
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = orchestrator, pg_catalog
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp
 AS $$ SELECT statement_timestamp() + shift FROM orchestrator.clock_shift $$;
 
 -- An id that begins with the time (UUID version 7): what was made together lies together, and an update of recent
@@ -48,14 +50,14 @@ BEGIN
 END $$;
 
 CREATE FUNCTION wake_trigger() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM wake();
     RETURN NULL;
 END $$;
 
 CREATE FUNCTION shift_clock(by interval) RETURNS timestamptz
-LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog AS $$
+LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
 DECLARE moved timestamptz;
 BEGIN
     UPDATE clock_shift SET shift = shift + by RETURNING statement_timestamp() + shift INTO moved;
@@ -113,7 +115,7 @@ CREATE TABLE tasks (
     id               bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     kind             text NOT NULL,
     key              text,
-    payload          jsonb NOT NULL DEFAULT '{}',
+    payload          jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(payload) = 'object'),
     priority         smallint NOT NULL DEFAULT 50 CHECK (priority IN (10, 50, 90)),
     status           text NOT NULL DEFAULT 'available' CHECK (status IN ('available', 'running', 'dead')),
     run_at           timestamptz NOT NULL DEFAULT orchestrator.clock(),
@@ -143,12 +145,16 @@ CREATE INDEX tasks_lonely ON tasks (run_at, id) WHERE status = 'available' AND i
 
 CREATE TRIGGER tasks_wake AFTER INSERT ON tasks FOR EACH STATEMENT EXECUTE FUNCTION wake_trigger();
 
--- A call of unknown outcome gets a new round, and with it a new Idempotency-Key.
-CREATE FUNCTION revive(task bigint) RETURNS boolean LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog AS $$
+-- A dead task starts anew, a waiting one is due now. If the call of its last round is of unknown outcome, the next one
+-- gets a new round, and with it a new Idempotency-Key.
+CREATE FUNCTION revive(task bigint) RETURNS boolean
+LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE tasks t SET
-        round = (SELECT count(*) FROM engine_calls c WHERE c.task_id = t.id AND c.status = 'unknown'),
-        status = 'available', run_at = clock(), attempt = 0, interruptions = 0, error = NULL
+    UPDATE tasks t SET status = 'available', run_at = clock(), error = NULL,
+        round = t.round + CASE WHEN t.status = 'dead' AND EXISTS (
+            SELECT FROM engine_calls c WHERE c.task_id = t.id AND c.round = t.round AND c.status = 'unknown') THEN 1 ELSE 0 END,
+        attempt = CASE WHEN t.status = 'dead' THEN 0 ELSE t.attempt END,
+        interruptions = CASE WHEN t.status = 'dead' THEN 0 ELSE t.interruptions END
     WHERE t.id = task AND t.status IN ('dead', 'available');
     IF FOUND THEN
         PERFORM wake();
@@ -200,9 +206,10 @@ CREATE TABLE workers (
 -- 4 Leads and their history.
 -- ---------------------------------------------------------------------------------------------
 
--- The one spelling under which an address is compared: emails in lower case, phones as + and digits.
+-- The one spelling under which an address is compared: emails bare and in lower case, phones as + and digits; null for none.
 CREATE FUNCTION plain_address(address text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
-    SELECT CASE WHEN address LIKE '%@%' THEN lower(btrim(address)) ELSE regexp_replace(address, '[^0-9+]', '', 'g') END
+    SELECT nullif(CASE WHEN address LIKE '%@%' THEN lower(btrim(coalesce(substring(address FROM '<([^<>]+)>'), address)))
+                       ELSE regexp_replace(address, '[^0-9+]', '', 'g') END, '')
 $$;
 
 CREATE TABLE leads (
@@ -296,7 +303,7 @@ CREATE FUNCTION missing_fields(data jsonb, fields text[]) RETURNS text[] LANGUAG
 $$;
 
 CREATE FUNCTION leads_before_insert() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
 DECLARE
     at_time timestamptz := (SELECT statement_timestamp() + shift FROM clock_shift);
     st record;
@@ -344,7 +351,7 @@ BEGIN
 END $$;
 
 CREATE FUNCTION leads_before_update() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
 DECLARE
     at_time timestamptz := (SELECT statement_timestamp() + shift FROM clock_shift);
     st record;
@@ -390,7 +397,8 @@ BEGIN
         END IF;
         IF NEW.moved_task IS NOT DISTINCT FROM OLD.moved_task THEN   -- not a task's doing
             NEW.moved_task := NULL;
-            IF NEW.moved_by IS NOT DISTINCT FROM OLD.moved_by AND NEW.move_reason IS NOT DISTINCT FROM OLD.move_reason THEN
+            IF NEW.moved_by IS NOT DISTINCT FROM OLD.moved_by AND NEW.move_reason IS NOT DISTINCT FROM OLD.move_reason
+               AND coalesce(current_setting('orchestrator.mover_is_named', true), '') <> NEW.id::text THEN
                 NEW.moved_by := session_user;
                 NEW.move_reason := NULL;
             END IF;
@@ -425,7 +433,7 @@ CREATE TRIGGER leads_guard_update BEFORE UPDATE ON leads FOR EACH ROW EXECUTE FU
 -- The statement triggers read NEW rows only: joining OLD and NEW transition tables lets one
 -- single-row UPDATE cache a plan that takes minutes for a bulk one.
 CREATE FUNCTION leads_after_insert() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
 DECLARE at_time timestamptz := clock();
 BEGIN
     INSERT INTO pipeline_events (lead_id, event_type, to_stage, actor, created_at)
@@ -441,7 +449,7 @@ BEGIN
 END $$;
 
 CREATE FUNCTION leads_after_update() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
 DECLARE
     any_touched int := (SELECT bit_or(touched) FROM fresh);
     at_time timestamptz;
@@ -468,8 +476,9 @@ BEGIN
     END IF;
     IF any_touched & 4 > 0 THEN
         INSERT INTO pipeline_events (lead_id, event_type, actor) SELECT id, 'dnc', session_user FROM fresh WHERE touched & 4 > 0;
-        UPDATE messages m SET status = 'cancelled', reason = 'do not contact'
-        FROM fresh f WHERE f.touched & 4 > 0 AND m.lead_id = f.id AND m.status = 'scheduled';
+        UPDATE messages SET status = 'cancelled', reason = 'do not contact'
+        WHERE id IN (SELECT m.id FROM messages m JOIN fresh f ON f.id = m.lead_id
+                     WHERE f.touched & 4 > 0 AND m.status = 'scheduled' FOR NO KEY UPDATE OF m SKIP LOCKED);
     END IF;
     RETURN NULL;
 END $$;
@@ -508,7 +517,7 @@ CREATE INDEX replies_lead ON replies (lead_id);
 CREATE INDEX replies_received ON replies (received_at) WHERE status = 'received';
 
 CREATE TABLE email_exclusions (
-    address    text NOT NULL,
+    address    text NOT NULL CHECK (plain_address(address) IS NOT NULL),
     reason     text NOT NULL DEFAULT 'manual'
                CHECK (reason IN ('bounce', 'opt_out', 'complaint', 'hard_pass', 'manual', 'erased')),
     source     text,
@@ -544,11 +553,11 @@ CREATE TABLE messages (
 );
 CREATE INDEX messages_lead ON messages (lead_id);
 CREATE INDEX messages_scheduled ON messages (send_at) WHERE status = 'scheduled';
-CREATE INDEX messages_scheduled_to ON messages (orchestrator.plain_address(to_address)) WHERE status = 'scheduled';
+CREATE INDEX messages_to ON messages (orchestrator.plain_address(to_address), created_at) WHERE to_address IS NOT NULL;
 
 -- One task per scheduled message, under its lead's key: two messages never go to one lead at once.
 CREATE FUNCTION queue_messages() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO tasks (kind, key, payload, run_at, dedup_key)
     SELECT 'message', coalesce('lead:' || lead_id, 'message:' || id),
@@ -562,7 +571,7 @@ CREATE TRIGGER messages_inserted AFTER INSERT ON messages REFERENCING NEW TABLE 
 
 -- Scheduled again by a person: its dead task starts anew; a message that never had one, or has ended, gets one.
 CREATE FUNCTION queue_message() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM revive(t.id) FROM tasks t
     WHERE t.status = 'dead' AND t.key = coalesce('lead:' || NEW.lead_id, 'message:' || NEW.id)
@@ -583,7 +592,7 @@ CREATE TRIGGER messages_rescheduled AFTER UPDATE OF status, send_at ON messages 
 
 -- Reception has the reply's own key: an opt-out never waits behind its lead's other work.
 CREATE FUNCTION queue_replies() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO tasks (kind, key, payload, priority)
     SELECT 'reply', 'reply:' || id, jsonb_build_object('reply_id', id), 10 FROM fresh WHERE status = 'received';
@@ -592,17 +601,33 @@ END $$;
 CREATE TRIGGER replies_inserted AFTER INSERT ON replies REFERENCING NEW TABLE AS fresh
     FOR EACH STATEMENT EXECUTE FUNCTION queue_replies();
 
-CREATE FUNCTION cancel_excluded() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog AS $$
+CREATE FUNCTION cancel_of_deleted() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE messages m SET status = 'cancelled', reason = 'excluded: ' || f.reason
-    FROM fresh f WHERE m.status = 'scheduled' AND plain_address(m.to_address) = plain_address(f.address);
-    UPDATE messages m SET status = 'cancelled', reason = 'excluded: ' || f.reason      -- addressed by their lead alone
-    FROM fresh f JOIN leads l ON plain_address(l.phone) = plain_address(f.address) AND l.phone IS NOT NULL
-    WHERE m.lead_id = l.id AND m.status = 'scheduled' AND m.to_address IS NULL AND m.channel <> 'email';
-    UPDATE messages m SET status = 'cancelled', reason = 'excluded: ' || f.reason
-    FROM fresh f JOIN leads l ON plain_address(l.email) = plain_address(f.address) AND l.email IS NOT NULL
-    WHERE m.lead_id = l.id AND m.status = 'scheduled' AND m.to_address IS NULL AND m.channel = 'email';
+    UPDATE messages SET status = 'cancelled', reason = 'the lead was deleted'
+    WHERE lead_id = OLD.id AND status IN ('draft', 'awaiting_approval', 'scheduled');
+    RETURN OLD;
+END $$;
+CREATE TRIGGER leads_deleted BEFORE DELETE ON leads FOR EACH ROW EXECUTE FUNCTION cancel_of_deleted();
+
+-- A message whose row somebody holds is skipped: the gate asks again before it goes out.
+CREATE FUNCTION cancel_excluded() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE messages m SET status = 'cancelled', reason = 'excluded: ' || hit.reason
+    FROM (
+        SELECT m.id, f.reason FROM fresh f JOIN messages m ON plain_address(m.to_address) = plain_address(f.address)
+        WHERE m.status = 'scheduled'
+        UNION ALL   -- addressed by their lead alone
+        SELECT m.id, f.reason FROM fresh f
+        JOIN leads l ON l.phone IS NOT NULL AND plain_address(l.phone) = plain_address(f.address)
+        JOIN messages m ON m.lead_id = l.id AND m.status = 'scheduled' AND m.to_address IS NULL AND m.channel <> 'email'
+        UNION ALL
+        SELECT m.id, f.reason FROM fresh f
+        JOIN leads l ON l.email IS NOT NULL AND plain_address(l.email) = plain_address(f.address)
+        JOIN messages m ON m.lead_id = l.id AND m.status = 'scheduled' AND m.to_address IS NULL AND m.channel = 'email'
+    ) hit
+    WHERE m.id = hit.id AND m.id IN (SELECT id FROM messages WHERE id = hit.id AND status = 'scheduled' FOR NO KEY UPDATE SKIP LOCKED);
     RETURN NULL;
 END $$;
 CREATE TRIGGER exclusions_inserted AFTER INSERT ON email_exclusions REFERENCING NEW TABLE AS fresh
@@ -618,6 +643,7 @@ CREATE TABLE engine_calls (
     engine          text NOT NULL,
     operation       text NOT NULL,
     task_id         bigint,
+    round           int NOT NULL DEFAULT 0, -- of its task
     run_id          uuid,
     campaign_id     uuid,
     lead_id         uuid,
@@ -670,7 +696,7 @@ CREATE INDEX approval_queue_pending ON approval_queue (created_at) WHERE status 
 CREATE INDEX approval_queue_lead ON approval_queue (lead_id);
 
 CREATE FUNCTION decide_approval() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
 BEGIN
     IF NEW.status = OLD.status THEN
         RETURN NEW;
@@ -731,19 +757,19 @@ CREATE TRIGGER schedules_edited BEFORE UPDATE OF cron, timezone, enabled ON sche
 -- ---------------------------------------------------------------------------------------------
 
 CREATE FUNCTION enqueue(kind text, payload jsonb, key text DEFAULT NULL, run_at timestamptz DEFAULT NULL) RETURNS bigint
-LANGUAGE sql SECURITY DEFINER SET search_path = orchestrator, pg_catalog AS $$
+LANGUAGE sql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
     INSERT INTO tasks (kind, payload, key, run_at)
     VALUES (enqueue.kind, coalesce(enqueue.payload, '{}'), enqueue.key, coalesce(enqueue.run_at, clock())) RETURNING id
 $$;
 
 CREATE FUNCTION flag_lead(lead uuid, because text) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = orchestrator, pg_catalog AS $$
+LANGUAGE sql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
     UPDATE leads SET needs_review = true, review_reason = because WHERE id = lead
 $$;
 
 -- The polite way to move a lead: an impossible wish is recorded and answered false.
 CREATE FUNCTION request_transition(lead uuid, to_stage text, actor text, reason text) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
 DECLARE
     l leads;
     missing text[];
@@ -766,14 +792,16 @@ BEGIN
                 jsonb_build_object('missing', to_jsonb(missing), 'reason', reason), coalesce(actor, session_user));
         RETURN false;
     END IF;
+    PERFORM set_config('orchestrator.mover_is_named', lead::text, true);
     UPDATE leads SET stage = request_transition.to_stage, moved_by = coalesce(actor, session_user), move_reason = reason, moved_task = NULL
     WHERE id = lead;
+    PERFORM set_config('orchestrator.mover_is_named', '', true);
     RETURN true;
 END $$;
 
 -- The human way round the table, for one move.
 CREATE FUNCTION override_stage(lead uuid, to_stage text, actor text, reason text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
 DECLARE l leads;
 BEGIN
     IF coalesce(btrim(actor), '') = '' OR coalesce(btrim(reason), '') = '' THEN
@@ -789,13 +817,15 @@ BEGIN
     ON CONFLICT (lead_id) DO UPDATE SET to_stage = excluded.to_stage, txid = excluded.txid;
     INSERT INTO pipeline_events (lead_id, event_type, from_stage, to_stage, metadata, actor)
     VALUES (lead, 'stage_override', l.stage, override_stage.to_stage, jsonb_build_object('reason', reason), override_stage.actor);
+    PERFORM set_config('orchestrator.mover_is_named', lead::text, true);
     UPDATE leads SET stage = override_stage.to_stage, moved_by = override_stage.actor, move_reason = reason, moved_task = NULL WHERE id = lead;
+    PERFORM set_config('orchestrator.mover_is_named', '', true);
     DELETE FROM stage_overrides WHERE lead_id = lead;
 END $$;
 
 -- A person's retry: a dead task starts anew, a waiting one is due now; false for a running or an ended one.
 CREATE FUNCTION retry_task(task bigint) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
 BEGIN
     UPDATE messages m SET status = 'scheduled', reason = NULL FROM tasks t      -- its trigger revives the task
     WHERE t.id = task AND t.status = 'dead' AND t.kind = 'message'
@@ -811,7 +841,7 @@ END $$;
 -- Every lead whose deadline has passed gets its task, once. While an action of this stage entry is
 -- dead or unknown, its deadline waits for a person.
 CREATE FUNCTION fire_deadlines(most int) RETURNS int
-LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog AS $$
+LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
 DECLARE
     at_time timestamptz := clock();
     fired int;
@@ -824,7 +854,7 @@ BEGIN
       AND NOT EXISTS (SELECT FROM tasks t WHERE t.status = 'available' AND t.key = 'lead:' || l.id AND t.kind = 'lead.deadline')
       AND NOT EXISTS (SELECT FROM tasks t WHERE t.status = 'running' AND t.key = 'lead:' || l.id AND t.kind = 'lead.deadline')
       AND NOT EXISTS (SELECT FROM tasks t WHERE t.status = 'dead' AND t.key = 'lead:' || l.id
-                                            AND (t.payload ->> 'stage_seq')::int = l.stage_seq)
+                                            AND t.payload ->> 'stage_seq' = l.stage_seq::text)
     ORDER BY l.deadline_at LIMIT most
     ON CONFLICT (dedup_key) WHERE status = 'available' DO NOTHING;
     GET DIAGNOSTICS fired = ROW_COUNT;
@@ -836,7 +866,7 @@ END $$;
 CREATE FUNCTION pulse(my_number int, OUT in_recovery boolean, OUT listening boolean, OUT locked boolean, OUT fired int,
                       OUT wait_s double precision, OUT waiting boolean, OUT lonely boolean, OUT expired boolean,
                       OUT slot_due boolean, OUT absent uuid[])
-LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog AS $$
+LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
 DECLARE at_time timestamptz;
 BEGIN
     in_recovery := pg_is_in_recovery();
@@ -863,7 +893,7 @@ END $$;
 
 -- The tasks of a daemon that is gone become available again. Taking its lock proves that it is gone.
 CREATE FUNCTION take_over(gone uuid) RETURNS int
-LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog AS $$
+LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
 DECLARE
     its_number int;
     freed int;
@@ -882,7 +912,7 @@ END $$;
 
 -- Likewise for leases that nobody renewed.
 CREATE FUNCTION free_expired() RETURNS int
-LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog AS $$
+LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
 DECLARE freed int;
 BEGIN
     UPDATE tasks SET status = 'available', attempt = attempt - 1, interruptions = interruptions + 1,
@@ -891,5 +921,8 @@ BEGIN
     GET DIAGNOSTICS freed = ROW_COUNT;
     RETURN freed;
 END $$;
+
+-- They act with the owner's rights, so they are not for everybody: GRANT EXECUTE to those who may.
+REVOKE EXECUTE ON FUNCTION enqueue, flag_lead, request_transition, override_stage, retry_task, shift_clock FROM PUBLIC;
 
 INSERT INTO schema_version (version) VALUES (1);

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import backoff
@@ -26,6 +26,7 @@ from daemon.timers import Timers, keep_leases
 from daemon.transport import open_session
 from daemon.worker import Limits, Worker
 from handlers import leads, registry, sweep
+from handlers.explain import ask
 from handlers.pipeline import Pipeline, mermaid
 
 log = get_logger("app")
@@ -39,6 +40,15 @@ async def prepare(conn: Connection, pipelines: tuple[Pipeline, ...] = registry.P
     await schema.create_schema(conn)
     await schema.require_current(conn)
     await leads.sync(conn, pipelines)
+
+
+async def explain(
+    conn: Connection, lead_id: UUID, pipelines: tuple[Pipeline, ...] = registry.PIPELINES
+) -> dict[str, Any] | None:
+    """Why nothing (more) happens with a lead and what happens next, as JSON values; None if there is no such lead."""
+    named = registry.by_name(pipelines)
+    explanation = await ask(conn, lead_id, named, frozenset(registry.kinds(named)))
+    return explanation.document() if explanation else None
 
 
 @dataclass(slots=True)
@@ -111,6 +121,10 @@ class Daemon:
             pruned = await queue.prune_log(conn, self.settings.history.retention_days)
         log.info("daily job", checks=checks, log_rows_pruned=pruned)
         self.worker.wake()
+
+    async def explain(self, conn: Connection, lead_id: UUID) -> dict[str, Any] | None:
+        """Why nothing (more) happens with a lead: for the API, which knows no handlers."""
+        return await explain(conn, lead_id, self.pipelines)
 
     # -- running
 
@@ -227,4 +241,4 @@ def _say_waiting(details: Mapping[str, Any]) -> None:
         log.warning("waiting for the database", error=str(details["exception"]))
 
 
-__all__ = ["UNREACHABLE", "Daemon", "Pipeline", "mermaid", "prepare", "registry"]
+__all__ = ["UNREACHABLE", "Daemon", "Pipeline", "explain", "mermaid", "prepare", "registry"]

@@ -13,7 +13,14 @@ import typer
 from daemon import __version__
 from daemon.errors import OrchestratorError, SettingsError
 
-GROUPS = {"run": "run", "check": "check", "db": "database", "pipelines": "pipelines"}
+GROUPS = {
+    "run": "run",
+    "check": "check",
+    "db": "database",
+    "pipelines": "pipelines",
+    "leads": "leads",
+    "tasks": "tasks",
+}
 """A command or group of commands, and the module of `daemon.commands` whose `register` adds it."""
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130

@@ -8,13 +8,12 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
-
-import asyncpg
+from uuid import UUID
 
 from daemon import queue
-from daemon.db import RECONNECT_S, UNREACHABLE, Pool
+from daemon.db import RECONNECT_S, UNREACHABLE, Pool, passing
 from daemon.log import get_logger
 from daemon.metrics import Metrics
 from daemon.outcome import Fail, Outcome
@@ -23,7 +22,6 @@ from daemon.task import Task
 
 LARGEST_BATCH = 1000
 LOCKED_AGAIN_S = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
-BUSY = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 
 LEVELS = {"done": logging.DEBUG, "retry": logging.INFO, "dead": logging.ERROR, "lost": logging.WARNING}
 log = get_logger("committer")
@@ -46,8 +44,8 @@ class Committer:
     metrics: Metrics
     on_written: Callable[[Sequence[Attempted]], None]
     _at_hand: list[Attempted] = field(default_factory=list)
-    _locked: dict[int, Waiting] = field(default_factory=dict)
-    _being_written: set[int] = field(default_factory=set)
+    _locked: dict[UUID, Waiting] = field(default_factory=dict)
+    _being_written: set[UUID] = field(default_factory=set)
     _offered: asyncio.Event = field(default_factory=asyncio.Event)
 
     def offer(self, attempts: Sequence[Attempted]) -> None:
@@ -59,10 +57,10 @@ class Committer:
     def backlog(self) -> int:
         return len(self._at_hand) + len(self._locked)
 
-    def drop(self, tasks: set[int]) -> None:
+    def drop(self, leases: set[UUID]) -> None:
         """Forget outcomes whose lease is known to be gone."""
-        self._at_hand = [a for a in self._at_hand if a[0].id not in tasks]
-        self._locked = {i: w for i, w in self._locked.items() if i not in tasks}
+        self._at_hand = [a for a in self._at_hand if a[0].lease_id not in leases]
+        self._locked = {lease: w for lease, w in self._locked.items() if lease not in leases}
 
     async def run(self) -> None:
         """Commit until cancelled. Two of these overlap one's SQL with the other's Python."""
@@ -75,14 +73,14 @@ class Committer:
         """Commit everything at hand; locked ones come back by themselves."""
         while self._at_hand:
             batch, self._at_hand = self._at_hand[:LARGEST_BATCH], self._at_hand[LARGEST_BATCH:]
-            self._being_written.update(a[0].id for a in batch)
+            self._being_written.update(a[0].lease_id for a in batch)
             try:
                 await self._commit(batch)
             except BaseException:
-                self._at_hand = [a for a in batch if a[0].id in self._being_written] + self._at_hand
+                self._at_hand = [a for a in batch if a[0].lease_id in self._being_written] + self._at_hand
                 raise
             finally:
-                self._being_written.difference_update(a[0].id for a in batch)
+                self._being_written.difference_update(a[0].lease_id for a in batch)
 
     async def _commit(self, batch: list[Attempted]) -> None:
         try:
@@ -95,19 +93,20 @@ class Committer:
 
     async def _write_one(self, attempt: Attempted) -> Written:
         """Its outcome; if the database refuses that, a failure instead; if it refuses even that, a bare dead letter."""
-        task, _ = attempt
+        task, outcome = attempt
+        refused = Fail("outcome refused", retryable=not isinstance(outcome, Fail))
         try:
             return await self._write_surely([attempt])
-        except BUSY:
-            return Written(locked=[attempt])
         except queue.REFUSALS as error:
+            if passing(error):
+                return Written(locked=[attempt])
             log.warning("outcome refused by the database", **_described(task), error=str(error))
-            refused = Fail(f"outcome refused: {error}")
+            refused = replace(refused, error=f"outcome refused: {error}")
         try:
             return await self._write_surely([(task, refused)])
-        except BUSY:
-            return Written(locked=[attempt])
         except queue.REFUSALS as error:
+            if passing(error):
+                return Written(locked=[attempt])
             log.error("a task's subject can't be told of its death", **_described(task), error=str(error))
             return await self._write_surely([(task, Fail(refused.error, retryable=False))], bury=False)
 
@@ -135,6 +134,8 @@ class Committer:
             return written
 
     def _written(self, written: Written) -> None:
+        self._being_written.difference_update(v.task.lease_id for v in written.verdicts)
+        self._being_written.difference_update(a[0].lease_id for a in (*written.locked, *written.lost))
         for attempt in written.locked:
             self._wait_for_lock(attempt)
         for subject, effects in queue.by_subject(self.kinds, written.verdicts).items():
@@ -148,7 +149,6 @@ class Committer:
             self._ended("lost", written.lost)
 
     def _ended(self, outcome: str, attempts: Sequence[Attempted]) -> None:
-        self._being_written.difference_update(task.id for task, _ in attempts)
         for kind, count in Counter(task.kind for task, _ in attempts).items():
             self.metrics.tasks.labels(kind, outcome).inc(count)
         level = LEVELS[outcome]
@@ -156,18 +156,17 @@ class Committer:
             for task, came_to in attempts:
                 log.log(level, "task ended", outcome=outcome, **_described(task), reason=_why(came_to))
         for task, _ in attempts if self._locked else ():
-            self._locked.pop(task.id, None)
+            self._locked.pop(task.lease_id, None)
         self.on_written(attempts)
 
     def _wait_for_lock(self, attempt: Attempted) -> None:
-        self._being_written.discard(attempt[0].id)
-        waiting = self._locked.setdefault(attempt[0].id, Waiting(attempt))
+        waiting = self._locked.setdefault(attempt[0].lease_id, Waiting(attempt))
         delay = LOCKED_AGAIN_S[min(waiting.tries, len(LOCKED_AGAIN_S) - 1)]
         waiting.tries += 1
         asyncio.get_running_loop().call_later(delay, self._try_again, attempt)
 
     def _try_again(self, attempt: Attempted) -> None:
-        if attempt[0].id in self._locked:
+        if attempt[0].lease_id in self._locked:
             self.offer([attempt])
 
     @property

@@ -36,6 +36,9 @@ DISCONNECTED = (
 CLIENT_CONFUSED = (asyncpg.InterfaceError, asyncpg.InternalClientError, AttributeError)
 """What the client raises when its connection is terminated under it; or for bad input, if that is still open."""
 
+PASSING = {"08", "40", "53", "55", "57", "58"}
+"""Classes of SQLSTATE: connection, conflict, resources, lock, intervention, system."""
+
 UNREACHABLE = (*DISCONNECTED, DatabaseUnavailable)
 RECONNECT_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Pauses between tries to reach the database again."""
@@ -52,9 +55,24 @@ DAEMON_SESSION = {
     "enable_hashjoin": "off",
     "enable_material": "off",
     "jit": "off",
-    "lock_timeout": "2s",
+    "lock_timeout": "250ms",
     "idle_in_transaction_session_timeout": "60s",
 }
+
+
+def passing(error: Exception) -> bool:
+    """Whether the same statement may fare better in a moment."""
+    if isinstance(error, asyncpg.InternalClientError | asyncpg.InvalidCachedStatementError | OSError | TimeoutError):
+        return True
+    return isinstance(error, asyncpg.PostgresError) and str(error.sqlstate or "")[:2] in {
+        "08",
+        "0A",
+        "40",
+        "53",
+        "55",
+        "57",
+        "58",
+    }
 
 
 class Statements(Mapping[str, str]):

@@ -12,7 +12,7 @@ from uuid import UUID
 import aiohttp
 
 from daemon.answers import Answer, Answered, Failed, Unknown, charge
-from daemon.ledger import Doubtful, Ended, Gate, Intent, Known, Ledger, Refused
+from daemon.ledger import Doubtful, Ended, Gate, Intent, Known, Ledger, Refused, Reserved
 from daemon.log import get_logger
 from daemon.metrics import Metrics
 from daemon.outcome import Fail, Snooze
@@ -73,14 +73,18 @@ class Engines:
         if self.dry_run:
             return Skipped("dry run")
         intent = self._intent(task, call)
-        reservation = await self.ledger.reserve(intent)
-        if isinstance(reservation, Known):
-            return Answered(reservation.result, reservation.http_status)
-        if isinstance(reservation, Doubtful):
-            return Unknown(reservation.error)
-        if isinstance(reservation, Refused):
-            return Skipped(reservation.reason, reservation.until)
-        return await self._make(intent, call)
+        # First the place, then the reservation: between its gate and the call there is no waiting.
+        async with self._engine(call.engine).slot():
+            reservation = await self.ledger.reserve(intent)
+            match reservation:
+                case Reserved():
+                    return await self._make(intent, call)
+                case Known(result, http_status):
+                    return Answered(result, http_status)
+                case Doubtful(error):
+                    return Unknown(error)
+                case Refused(reason, until):
+                    return Skipped(reason, until)
 
     def as_outcome(self, engine: str, answer: Failed | Unknown | Skipped) -> Fail | Snooze[Any]:
         """What a call that brought no result means for its task; only an engine that honours the key is asked again."""
@@ -96,7 +100,8 @@ class Engines:
         settings = self.configured[call.engine]
         key = call.cause if task.round == 0 else f"{call.cause}#{task.round}"
         return Intent(
-            engine=call.engine, operation=call.operation, key=key, lease_id=task.lease_id, task_id=task.id,
+            engine=call.engine, operation=call.operation, key=key,
+            lease_id=task.lease_id, task_id=task.id, round=task.round,
             cost=settings.cost_per_call if call.estimate is None else call.estimate,
             lead_id=call.lead_id, run_id=call.run_id, campaign_id=call.campaign_id,
             repeatable=settings.idempotent, daily_budget=settings.daily_budget, gate=call.gate, item=call.item,

@@ -9,16 +9,18 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 import asyncpg
 
-from daemon.db import RECONNECT_S, UNREACHABLE, Connection, Pool, Statements
+from daemon.db import RECONNECT_S, UNREACHABLE, Connection, Pool, Statements, passing
 from daemon.grouped import Grouped
 
 SQL = Statements("daemon", "ledger.sql")
 T = TypeVar("T")
+NOTHING = Decimal(0)
 
 
 class Gate(Protocol):
@@ -38,6 +40,7 @@ class Intent:
     cost: Decimal
     lease_id: UUID
     task_id: int | None = None
+    round: int = 0
     lead_id: UUID | None = None
     run_id: UUID | None = None
     campaign_id: UUID | None = None
@@ -76,6 +79,24 @@ class Refused:
 
 
 Reservation = Reserved | Known | Doubtful | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """An amount, or a change, in the counter of a scope and day."""
+
+    scope: str
+    day: date | None
+    reserved: Decimal
+    settled: Decimal
+
+    @property
+    def total(self) -> Decimal:
+        return self.reserved + self.settled
+
+    def returned(self) -> "Money":
+        """The change that takes it out again."""
+        return Money(self.scope, self.day, -self.reserved, -self.settled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +147,17 @@ class Ledger:
         return await self.settlements.submit(ended)
 
     async def _reserve_surely(self, intents: Sequence[Intent]) -> Sequence[Reservation]:
-        return await self._surely(lambda conn: self._reserve(conn, intents))
+        """Intents under one key take turns: the later ones learn from the ledger what the first is doing."""
+        answers: dict[int, Reservation] = {}
+        left = list(enumerate(intents))
+        while left:
+            firsts = {intent.key: (n, intent) for n, intent in reversed(left)}
+            turn = sorted(firsts.values(), key=lambda pair: pair[0])
+            these = [intent for _, intent in turn]
+            reserved = await self._surely(partial(self._reserve, intents=these))
+            answers |= {n: answer for (n, _), answer in zip(turn, reserved, strict=True)}
+            left = [(n, intent) for n, intent in left if n not in answers]
+        return [answers[n] for n in range(len(intents))]
 
     async def _settle_surely(self, ended: Sequence[Ended]) -> Sequence[bool]:
         return await self._surely(lambda conn: self._settle(conn, ended))
@@ -138,7 +169,9 @@ class Ledger:
             try:
                 async with self.pool.acquire() as conn, conn.transaction():
                     return await write(conn)
-            except (*UNREACHABLE, asyncpg.DeadlockDetectedError):
+            except (*UNREACHABLE, asyncpg.PostgresError, asyncpg.InternalClientError) as error:
+                if not (isinstance(error, UNREACHABLE) or passing(error)):
+                    raise
                 await asyncio.sleep(RECONNECT_S[min(tries, len(RECONNECT_S) - 1)])
                 tries += 1
 
@@ -148,11 +181,12 @@ class Ledger:
         day = await self._day(conn, intents)
         fresh = await self._insert(conn, intents, day)
         known = [i for i in intents if i.key not in fresh]
-        verdicts = await self._from_ledger(conn, known) if known else {}
-        for rule in (self._by_budgets, self._by_gates):  # gates last: they may write that it is going out
-            open_ = [i for i in intents if i.key not in verdicts]
-            verdicts |= await rule(conn, open_, day)
-        await self._correct(conn, intents, fresh, verdicts, day)
+        verdicts, held = await self._from_ledger(conn, known) if known else ({}, {})
+        open_ = [i for i in intents if i.key not in verdicts]
+        verdicts |= await self._by_budgets(conn, open_, held, day)
+        open_ = [i for i in intents if i.key not in verdicts]
+        verdicts |= await self._by_gates(conn, open_)  # last: it may write that a message is going out
+        await self._correct(conn, intents, fresh, verdicts, held=held, day=day)
         return [verdicts.get(i.key, Reserved()) for i in intents]
 
     async def _correct(
@@ -161,18 +195,22 @@ class Ledger:
         intents: Sequence[Intent],
         fresh: set[str],
         verdicts: Mapping[str, Reservation],
+        *,
+        held: Mapping[str, Money],
         day: Day,
     ) -> None:
-        """What was refused is no reservation; what goes out again is one of this attempt."""
+        """What was refused is no reservation; what goes out again is one of this attempt, paid for once."""
         refused = [i.key for i in intents if i.key in fresh and i.key in verdicts]
         if refused:
             await conn.execute(SQL["unreserve"], refused)
-        again = [i for i in intents if i.key not in fresh and i.key not in verdicts]
+        going = [i for i in intents if i.key not in verdicts]
+        again = [i for i in going if i.key not in fresh]
         if again:
-            rows = ((i.key, i.cost, i.lease_id, day.of(i), i.task_id) for i in again)
+            rows = ((i.key, i.cost, i.lease_id, day.of(i), i.task_id, i.round) for i in again)
             await conn.execute(SQL["reserve_again"], *map(list, zip(*rows, strict=True)))
-        going = [i for i in intents if i.key not in verdicts and i.daily_budget is not None]
-        await _add(conn, [(_scope(i.engine), day.today, i.cost, Decimal(0)) for i in going])
+        refunds = [held[i.key] for i in again if i.key in held]
+        charges = [Money(_scope(i.engine), day.today, i.cost, NOTHING) for i in going if i.daily_budget is not None]
+        await _add(conn, [*(m.returned() for m in refunds), *charges])
 
     async def _day(self, conn: Connection, intents: Sequence[Intent]) -> Day:
         if all(i.daily_budget is None for i in intents):
@@ -180,19 +218,21 @@ class Ledger:
         row = await conn.fetchrow(SQL["today"], self.timezone)
         return Day(row["day"], row["tomorrow"]) if row else Day(None, None)
 
-    async def _from_ledger(self, conn: Connection, intents: Sequence[Intent]) -> dict[str, Reservation]:
+    async def _from_ledger(
+        self, conn: Connection, intents: Sequence[Intent]
+    ) -> tuple[dict[str, Reservation], dict[str, Money]]:
+        """What earlier attempts mean for these keys, and the money that they hold in the counters."""
         rows = {r["idempotency_key"]: r for r in await conn.fetch(SQL["known"], [i.key for i in intents])}
         found = {i.key: (i, rows[i.key]) for i in intents if i.key in rows and rows[i.key]["status"] != "failed"}
         verdicts = {key: _verdict(intent, row) for key, (intent, row) in found.items()}
         doubtful = [key for key, verdict in verdicts.items() if isinstance(verdict, Doubtful)]
         if doubtful:
             changed = await conn.fetch(SQL["doubt"], doubtful)
-            await _add(conn, [_moved(r, r["reserved_cost"]) for r in changed if r["budget_day"]])
-        again = [row for key, (_, row) in found.items() if verdicts[key] is None]
-        await _add(conn, [_refund(r) for r in again if r["budget_day"]])
-        return {key: verdict for key, verdict in verdicts.items() if verdict is not None}
+            await _add(conn, [_charged(r) for r in changed if r["budget_day"]])
+        held = {key: _held(row) for key, (_, row) in found.items() if row["budget_day"] and verdicts[key] is None}
+        return {key: verdict for key, verdict in verdicts.items() if verdict is not None}, held
 
-    async def _by_gates(self, conn: Connection, intents: Sequence[Intent], _: Day) -> dict[str, Reservation]:
+    async def _by_gates(self, conn: Connection, intents: Sequence[Intent]) -> dict[str, Reservation]:
         verdicts: dict[str, Reservation] = {}
         for gate in {id(i.gate): i.gate for i in intents if i.gate is not None}.values():
             its = [i for i in intents if i.gate is gate]
@@ -200,7 +240,9 @@ class Ledger:
             verdicts |= {i.key: refused for i, refused in zip(its, refusals, strict=True) if refused is not None}
         return verdicts
 
-    async def _by_budgets(self, conn: Connection, intents: Sequence[Intent], day: Day) -> dict[str, Reservation]:
+    async def _by_budgets(
+        self, conn: Connection, intents: Sequence[Intent], held: Mapping[str, Money], day: Day
+    ) -> dict[str, Reservation]:
         limited = [i for i in intents if i.daily_budget is not None]
         if not limited:
             return {}
@@ -209,7 +251,9 @@ class Ledger:
         used = {r["scope"]: r["used"] for r in await conn.fetch(SQL["lock_counters"], scopes, day.today)}
         verdicts: dict[str, Reservation] = {}
         for intent in limited:
-            total = used[_scope(intent.engine)] + intent.cost
+            before = held.get(intent.key)
+            covered = before.total if before is not None and before.day == day.today else NOTHING
+            total = used[_scope(intent.engine)] - covered + intent.cost
             if intent.daily_budget is not None and total > intent.daily_budget:
                 verdicts[intent.key] = Refused(f"the daily budget of engine {intent.engine} is spent", day.tomorrow)
             else:
@@ -218,7 +262,19 @@ class Ledger:
 
     async def _insert(self, conn: Connection, intents: Sequence[Intent], day: Day) -> set[str]:
         rows = (
-            (i.engine, i.operation, i.task_id, i.lead_id, i.run_id, i.campaign_id, i.key, i.cost, i.lease_id, day.of(i))
+            (
+                i.engine,
+                i.operation,
+                i.task_id,
+                i.lead_id,
+                i.run_id,
+                i.campaign_id,
+                i.key,
+                i.cost,
+                i.lease_id,
+                day.of(i),
+                i.round,
+            )
             for i in intents
         )
         inserted = await conn.fetch(SQL["reserve"], *map(list, zip(*rows, strict=True)))
@@ -257,49 +313,50 @@ def _verdict(intent: Intent, row: asyncpg.Record) -> Reservation | None:
         return Known(row["result"] or {}, row["http_status"] or 200)
     if row["status"] == "reserved" and row["lease_id"] == intent.lease_id:
         return Reserved()  # this very attempt: the answer to its COMMIT was lost
+    if row["status"] == "reserved" and row["alive"]:
+        return Refused("another attempt is making this call", row["again_at"])
     if intent.repeatable:
         return None
     return Doubtful(row["error"] or "an earlier attempt made this call and never heard the answer")
-
-
-def _moved(row: asyncpg.Record, cost: Decimal) -> tuple[str, Any, Decimal, Decimal]:
-    return _scope(row["engine"]), row["budget_day"], -row["reserved_cost"], cost
-
-
-def _refund(row: asyncpg.Record) -> tuple[str, Any, Decimal, Decimal]:
-    """An effect that is asked for again under its key is paid for once."""
-    if row["status"] == "reserved":
-        return _moved(row, Decimal(0))
-    return _scope(row["engine"]), row["budget_day"], Decimal(0), -(row["cost"] or Decimal(0))
 
 
 def _scope(engine: str) -> str:
     return f"engine:{engine}"
 
 
-def _corrections(rows: Iterable[asyncpg.Record]) -> list[tuple[str, Any, Decimal, Decimal]]:
+def _held(row: asyncpg.Record) -> Money:
+    """What a call that is not settled holds in its day's counter."""
+    if row["status"] == "reserved":
+        return Money(_scope(row["engine"]), row["budget_day"], row["reserved_cost"], NOTHING)
+    return Money(_scope(row["engine"]), row["budget_day"], NOTHING, row["cost"] or NOTHING)
+
+
+def _charged(row: asyncpg.Record) -> Money:
+    """A reservation that became a charge."""
+    return Money(_scope(row["engine"]), row["budget_day"], -row["reserved_cost"], row["reserved_cost"])
+
+
+def _corrections(rows: Iterable[asyncpg.Record]) -> list[Money]:
     """What the settled calls change in their day's counters."""
     return [
-        (
+        Money(
             _scope(r["engine"]),
             r["budget_day"],
-            -r["reserved_cost"] if r["was"] == "reserved" else Decimal(0),
-            (r["cost"] or Decimal(0)) - (r["charged"] or Decimal(0)),
+            -r["reserved_cost"] if r["was"] == "reserved" else NOTHING,
+            (r["cost"] or NOTHING) - (r["charged"] or NOTHING),
         )
         for r in rows
         if r["budget_day"] is not None
     ]
 
 
-async def _add(conn: Connection, changes: Sequence[tuple[str, Any, Decimal, Decimal]]) -> None:
-    totals: dict[tuple[str, Any], tuple[Decimal, Decimal]] = {}
-    for scope, day, reserved, settled in changes:
-        before = totals.get((scope, day), (Decimal(0), Decimal(0)))
-        totals[scope, day] = (before[0] + reserved, before[1] + settled)
+async def _add(conn: Connection, changes: Sequence[Money]) -> None:
+    """Add to the counters, always in the same order of their rows."""
+    totals: dict[tuple[str, date | None], tuple[Decimal, Decimal]] = {}
+    for change in changes:
+        reserved, settled = totals.get((change.scope, change.day), (NOTHING, NOTHING))
+        totals[change.scope, change.day] = (reserved + change.reserved, settled + change.settled)
     if totals:
-        ordered = sorted(totals.items())
-        await conn.execute(
-            SQL["add_to_counters"],
-            [key[0] for key, _ in ordered], [key[1] for key, _ in ordered],
-            [change[0] for _, change in ordered], [change[1] for _, change in ordered],
-        )  # fmt: skip
+        ordered = sorted(totals.items(), key=lambda item: str(item[0]))
+        rows = ((*key, *amounts) for key, amounts in ordered)
+        await conn.execute(SQL["add_to_counters"], *map(list, zip(*rows, strict=True)))

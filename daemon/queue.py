@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from random import random
 from typing import Any, Literal
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 
@@ -23,7 +23,7 @@ SQL = Statements("daemon", "queue.sql")
 MOST_INTERRUPTIONS = 20
 CLAIM_TRIES = 5
 REFUSALS = (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, TypeError, LookupError, AttributeError)
-"""What a malformed payload or value raises: the fault of one task, not of its batch."""
+"""What a malformed payload or value raises, if it isn't `passing`: the fault of one task, not of its batch."""
 
 Kinds = Mapping[str, Kind[Any]]
 Attempted = tuple[Task, Outcome[Any]]
@@ -73,11 +73,11 @@ async def _claim(conn: Connection, statement: str, *arguments: Any) -> list[asyn
     return []
 
 
-def _claimed(rows: Sequence[asyncpg.Record], lease: UUID) -> list[Claimed]:
+def _claimed(rows: Sequence[asyncpg.Record]) -> list[Claimed]:
     return [
         Claimed(
             Task(r["id"], r["kind"], r["key"], r["payload"], r["attempt"], r["max_attempts"], r["round"],
-                 r["interruptions"], lease, r["now"]),
+                 r["interruptions"], r["lease_id"], r["now"]),
             r["waited_s"],
         )
         for r in rows
@@ -88,17 +88,15 @@ async def claim(
     conn: Connection, kinds: Kinds, room: Mapping[str, int], total: int, *, worker: UUID, lease_s: float
 ) -> list[Claimed]:
     """Claim due tasks of these kinds, each up to its room, in order of priority, time and id."""
-    lease = uuid4()
     tries = [kinds[name].policy.max_attempts for name in room]
-    rows = await _claim(conn, "claim", list(room), list(room.values()), tries, total, worker, lease, lease_s)
-    return _claimed(rows, lease)
+    rows = await _claim(conn, "claim", list(room), list(room.values()), tries, total, worker, lease_s)
+    return _claimed(rows)
 
 
 async def claim_lonely(conn: Connection, kinds: Kinds, worker: UUID, lease_s: float) -> list[Claimed]:
     """Claim one task that has taken its daemon down too often to run beside others."""
-    lease = uuid4()
-    rows = await _claim(conn, "claim_lonely", list(kinds), 3, worker, lease, lease_s)
-    return _claimed(rows, lease)
+    rows = await _claim(conn, "claim_lonely", list(kinds), 3, worker, lease_s)
+    return _claimed(rows)
 
 
 def _fences(attempts: Sequence[Attempted]) -> tuple[list[int], list[UUID]]:
@@ -177,6 +175,11 @@ async def give_back(conn: Connection, tasks: Sequence[Task]) -> int:
 async def renew(conn: Connection, worker: UUID, lease_s: float, tasks: Sequence[Task]) -> None:
     """Renew the leases of what this daemon attempts, in one statement."""
     await conn.execute(SQL["renew"], worker, lease_s, [t.id for t in tasks])
+
+
+async def give_back_strays(conn: Connection, worker: UUID, tasks: Sequence[Task]) -> int:
+    """Free what was claimed in this daemon's name without its knowing; returns how many there were."""
+    return len(await conn.fetch(SQL["strays"], worker, [t.id for t in tasks]))
 
 
 async def enqueue(conn: Connection, tasks: Sequence[NewTask]) -> None:

@@ -63,7 +63,13 @@ class Timers:
             won = {row["name"] for row in rows if await self._win(conn, row)}
         names, self._asked = won | self._asked, set()
         for name in sorted(names & self.jobs.keys()):
-            await self.jobs[name]()
+            try:
+                await self.jobs[name]()
+            except (
+                *UNREACHABLE,
+                asyncpg.PostgresError,
+            ) as error:  # its next slot comes; the others' slots are won already
+                log.error("job failed", name=name, error=str(error))
 
     def _cron(self, row: asyncpg.Record) -> Cron | None:
         try:
@@ -94,15 +100,13 @@ async def keep_leases(worker: Worker, pool: Pool, lease_s: float) -> None:
     renewed = time.monotonic()
     while True:
         await asyncio.sleep(lease_s / 6)
-        if not worker.running:
-            renewed = time.monotonic()
-            continue
         if time.monotonic() - renewed < lease_s / 3:
             continue
         try:
             async with asyncio.timeout(lease_s / 6), pool.acquire() as conn:
                 await queue.renew(conn, worker.id, lease_s, worker.running)
                 renewed = time.monotonic()
+                await queue.give_back_strays(conn, worker.id, worker.running)
         except (*UNREACHABLE, asyncpg.PostgresError) as error:
             log.warning("leases not renewed", error=str(error))
         if time.monotonic() - renewed >= lease_s:

@@ -15,9 +15,11 @@ from random import sample
 from typing import Any
 from uuid import UUID
 
+import asyncpg
+
 from daemon import queue
 from daemon.committer import Committer
-from daemon.db import UNREACHABLE, Connection, Pool
+from daemon.db import CLIENT_CONFUSED, UNREACHABLE, Connection, Pool, passing
 from daemon.log import context, get_logger
 from daemon.metrics import Metrics
 from daemon.outcome import Fail, Outcome
@@ -100,7 +102,7 @@ class Worker:
             lane.woken.clear()
             try:
                 found = await self.run_once(lane)
-            except UNREACHABLE as error:
+            except (*UNREACHABLE, *CLIENT_CONFUSED, asyncpg.PostgresError) as error:
                 log.info("can't claim", error=str(error))
                 found = 0
             if not found and not self.stopping:
@@ -207,33 +209,27 @@ class Worker:
         for c in claimed:
             if c.waited_s is not None:
                 self.metrics.event_latency.observe(max(0.0, c.waited_s))
-        loaded = await self._load(tasks)
-        if loaded is None:
-            return
-        snapshots, malformed = loaded
+        try:
+            snapshots, malformed = await self._load(tasks)
+        except BaseException:  # whatever it was: what is not attempted is not kept
+            await self._give_back(tasks)
+            raise
         if malformed:
             self.committer.offer(malformed)
             bad = {task.id for task, _ in malformed}
             tasks = [t for t in tasks if t.id not in bad]
         self._start(tasks, snapshots)
 
-    async def _load(self, tasks: Sequence[Task]) -> tuple[dict[int, Any], list[Attempted]] | None:
-        """The snapshots of a batch, one statement per subject, and the tasks that have none because they are malformed.
-
-        Without a database the batch is given back.
-        """
+    async def _load(self, tasks: Sequence[Task]) -> tuple[dict[int, Any], list[Attempted]]:
+        """The snapshots of a batch, one statement per subject, and the tasks that are malformed and have none."""
         by_subject: dict[Subject[Any], list[Task]] = {}
         for task in tasks:
             by_subject.setdefault(self.kinds[task.kind].subject, []).append(task)
         snapshots: dict[int, Any] = {}
         malformed: list[Attempted] = []
-        try:
-            async with self.claims.acquire() as conn:
-                for subject, its_tasks in by_subject.items():
-                    snapshots |= await _load_each(conn, subject, its_tasks, malformed)
-        except UNREACHABLE:
-            await self._give_back(tasks)
-            return None
+        async with self.claims.acquire() as conn:
+            for subject, its_tasks in by_subject.items():
+                snapshots |= await _load_each(conn, subject, its_tasks, malformed)
         return snapshots, malformed
 
     def _start(self, tasks: Sequence[Task], snapshots: Mapping[int, Any]) -> None:
@@ -300,13 +296,18 @@ class Worker:
 
     def _written(self, attempts: Sequence[Attempted]) -> None:
         for task, _ in attempts:
-            self._running.pop(task.id, None)
+            self._drop(task)
         self._ended()
 
     def _forget(self, task: Task) -> None:
-        self._running.pop(task.id, None)
+        self._drop(task)
         self._calls[task.kind] -= 1
         self._ended()
+
+    def _drop(self, task: Task) -> None:
+        """Unless a newer attempt of it runs here."""
+        if task.id in self._running and self._running[task.id][0].lease_id == task.lease_id:
+            del self._running[task.id]
 
     def _ended(self) -> None:
         self._maybe_idle()
@@ -324,12 +325,12 @@ class Worker:
         except UNREACHABLE as error:
             log.info("can't give back; the lease will", tasks=len(tasks), error=str(error))
         for task in tasks:
-            self._running.pop(task.id, None)
+            self._drop(task)
         self._ended()
 
     def abort(self) -> None:
         """Nobody may count on this daemon's leases any more: stop attempting, discard outcomes."""
-        lost = set(self._running)
+        lost = {task.lease_id for task in self.running}
         self.committer.drop(lost)
         for task, attempt in list(self._running.values()):
             if attempt is not None:
@@ -365,6 +366,8 @@ async def _load_each(
     try:
         return await subject.load(conn, tasks)
     except queue.REFUSALS as error:
+        if passing(error) or conn.is_closed():
+            raise
         if len(tasks) == 1:
             log.warning("malformed task", task=tasks[0].id, kind=tasks[0].kind, error=str(error))
             malformed.append((tasks[0], Fail(f"malformed: {type(error).__name__}: {error}", retryable=False)))

@@ -39,8 +39,8 @@ def kinds() -> list[Kind[Effects]]:
 async def _decided(task: Task, request: Mapping[str, Any] | None, context: Context) -> Outcome[Effects]:
     if request is None:
         return done(reason="the request is gone")
-    if request["checkpoint"] != "replies":
-        return done(reason=f"nothing follows from {request['checkpoint']}")
+    if request["checkpoint"] != "replies" or request["status"] not in ("approved", "rejected"):
+        return done(reason=f"nothing follows from {request['checkpoint']} {request['status']}")
     return Done(tuple(_reply_handled(request)), f"reply {request['status']}")
 
 

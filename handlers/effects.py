@@ -56,14 +56,18 @@ class Move:
     reason: str
     data: Json | None = None
     actor: str = "orchestrator"
+    else_flag: str | None = None  # what a person is told if the move is dropped
     path: tuple[str, str] = field(
         default=("", ""), metadata=NO_COLUMN
     )  # pipeline and stage that it leaves, for metrics
 
     @classmethod
-    def of(cls, lead: Lead, to_stage: str, reason: str, data: Json | None = None) -> "Move":
+    def of(
+        cls, lead: Lead, to_stage: str, reason: str, data: Json | None = None, else_flag: str | None = None
+    ) -> "Move":
         """The move of this lead out of its present stage entry."""
-        return cls(lead.id, lead.stage_seq, to_stage, reason, data, path=(lead.pipeline, lead.stage))
+        path = (lead.pipeline, lead.stage)
+        return cls(lead.id, lead.stage_seq, to_stage, reason, data, else_flag=else_flag, path=path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,34 +214,35 @@ COLUMNS = {kind: [f.name for f in fields(kind) if f.metadata != NO_COLUMN] for k
 class Writer:
     """Holds and writes effects; what the tasks are about is the subclass's."""
 
-    async def hold(self, conn: Connection, done: Sequence[tuple[Task, Effects]]) -> Collection[int]:
-        """The tasks whose leads could all be locked at once, without waiting."""
-        wanted = {task.id: _leads(effects) for task, effects in done}
-        leads = set().union(*wanted.values())
-        if not leads:
-            return wanted.keys()
-        free = {r["id"] for r in await conn.fetch(SQL["hold"], sorted(leads))}
+    async def hold(self, conn: Connection, effects: Sequence[tuple[Task, Effects]]) -> Collection[int]:
+        """The tasks whose rows could all be locked at once, without waiting; what is gone needs no lock."""
+        wanted = {task.id: _rows(its) for task, its in effects}
+        every = set().union(*wanted.values())
+        free: set[tuple[str, UUID]] = set()
+        for table in sorted({table for table, _ in every}):
+            ids = sorted(row_id for of, row_id in every if of == table)
+            free |= {(table, r["id"]) for r in await conn.fetch(SQL[f"hold_{table}"], ids)}
         return [task_id for task_id, its in wanted.items() if its <= free]
 
-    async def commit(self, conn: Connection, done: Sequence[tuple[Task, Effects]]) -> None:
+    async def commit(self, conn: Connection, effects: Sequence[tuple[Task, Effects]]) -> None:
         """One statement per kind of effect."""
         by_type: dict[type[Effect], list[tuple[int, Effect]]] = {}
-        for task, effects in done:
-            for effect in effects:
+        for task, its in effects:
+            for effect in its:
                 by_type.setdefault(type(effect), []).append((task.id, effect))
         for kind in STATEMENTS:
             for rows in _rounds(kind, by_type.get(kind, [])):
                 await write(conn, kind, rows)
         await queue.enqueue(conn, [e for _, e in by_type.get(NewTask, []) if isinstance(e, NewTask)])
 
-    def observe(self, metrics: Metrics, done: Sequence[tuple[Task, Effects]]) -> None:
+    def observe(self, metrics: Metrics, effects: Sequence[tuple[Task, Effects]]) -> None:
         """Count moves, messages and replies."""
         for (pipeline, from_stage, to_stage), n in Counter(
-            (*e.path, e.to_stage) for _, effects in done for e in effects if isinstance(e, Move)
+            (*e.path, e.to_stage) for _, its in effects for e in its if isinstance(e, Move)
         ).items():
             metrics.transitions.labels(pipeline, from_stage, to_stage).inc(n)
-        for _, effects in done:
-            for effect in effects:
+        for _, its in effects:
+            for effect in its:
                 if isinstance(effect, MessageEnded):
                     metrics.sends.labels(effect.channel, effect.status).inc()
                 elif isinstance(effect, ReplyRead) and effect.category:
@@ -251,8 +256,17 @@ async def write(conn: Connection, kind: type[Written], rows: Sequence[tuple[int,
         await conn.execute(SQL[kind.statement], [task_id for task_id, _ in rows], *columns)
 
 
-def _leads(effects: Effects) -> set[UUID]:
-    return {e.lead_id for e in effects if isinstance(e, HOLDING) and e.lead_id is not None}
+def _rows(effects: Effects) -> set[tuple[str, UUID]]:
+    """The rows that these effects write or refer to."""
+    rows: set[tuple[str, UUID]] = set()
+    for effect in effects:
+        if isinstance(effect, HOLDING) and effect.lead_id is not None:
+            rows.add(("leads", effect.lead_id))
+        if isinstance(effect, MessageEnded | MessageWaits):
+            rows.add(("messages", effect.message_id))
+        if isinstance(effect, ReplyRead):
+            rows.add(("replies", effect.reply_id))
+    return rows
 
 
 def _rounds(kind: type[Written], rows: list[tuple[int, Effect]]) -> list[list[tuple[int, Effect]]]:

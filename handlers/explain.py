@@ -11,13 +11,20 @@ from typing import Any
 from uuid import UUID
 
 from daemon.db import Connection
-from handlers import facts, gates
-from handlers.facts import UNSENT, Facts, Row, at, named, titled
-from handlers.gates import Gate, how_to_move, retry_or_cancel, schedule, update_lead
+from handlers import facts, gates, remedies
+from handlers.facts import UNSENT, Facts, Row, at, holder, named, running, titled
+from handlers.gates import Gate
 from handlers.pipeline import Pipeline
+from handlers.remedies import BY_ITSELF, SQL, pasted
 
-NO_ADDRESS = "no usable address"
-BY_ITSELF = "nothing needs to be done"
+DOES = {
+    "lead.deadline": "act on its deadline",
+    "lead.check": "check its data",
+    "reply": "read its reply",
+    "reply.classify": "classify its reply",
+    "reply.route": "act on its reply",
+    "approval": "act on a person's decision",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +94,7 @@ def explain(f: Facts, now: datetime) -> Explanation:
 
 def _waits(f: Facts, now: datetime) -> Iterator[Wait]:
     found = False
-    for look in (_daemon, _session, _running, _dead, _due, _unclaimed, _people, _unsent, _later, _lost, _lead):
+    for look in (_daemon, _session, _running, _dead, _due, _passed, _people, _unsent, _later, _lost, _lead):
         for wait in look(f, now):
             found = True
             yield wait
@@ -97,74 +104,61 @@ def _waits(f: Facts, now: datetime) -> Iterator[Wait]:
 
 def _daemon(f: Facts, now: datetime) -> Iterator[Wait]:
     if not f.alive and (f.running or f.due(now) or f.later(now) or f.lead.deadline_at):
-        yield Wait("no daemon is running, so nothing happens", "start one: orchestrator run")
+        yield Wait("no daemon is running, so nothing happens", f"start one: {remedies.RUN}")
 
 
 def _session(f: Facts, now: datetime) -> Iterator[Wait]:
     if f.holder is not None:
-        yield Wait(
-            f"the lead's row is held by {gates.holder(f)}, and what is to be written waits", gates.how_to_free(f)
-        )
+        yield Wait(f"the lead's row is held by {holder(f)}: nobody else can write it", remedies.free_row(f))
 
 
 def _running(f: Facts, now: datetime) -> Iterator[Wait]:
     for task in f.running:
-        gone = "a living daemon takes it over within seconds" if f.alive else "start a daemon: orchestrator run"
-        yield Wait(gates.running(f, task), f"{BY_ITSELF}: it ends by itself" if f.daemon_of(task) else gone)
+        yield Wait(running(f, task), remedies.ending(f, task))
 
 
 def _dead(f: Facts, now: datetime) -> Iterator[Wait]:
     for task in f.dead:
-        yield Wait(f"{named(task)} is dead: {task['error']}", _remedy(f, task))
-
-
-def _remedy(f: Facts, task: Row) -> str:
-    message, error = f.message_of(task), task["error"] or ""
-    if f.calls_of(task, "unknown"):
-        (call, *_) = f.calls_of(task, "unknown")
-        found_out = f"ask {call['engine']} whether it knows the key {call['idempotency_key']}"
-        return f"{found_out}, then {retry_or_cancel(task)} (a retry is a new call)"
-    if message is None or not error.startswith(NO_ADDRESS):
-        return retry_or_cancel(task)
-    column = "email" if message["channel"] == "email" else "phone"
-    add = f"add {'an email address' if column == 'email' else 'a phone number'}: {update_lead(f, f"{column} = '…'")}"
-    bound = message["stage_seq"] == f.lead.stage_seq and f.lead.row["needs_review"]
-    return f"{add}; {'it is then sent by itself' if bound else f'then {retry_or_cancel(task)}'}"
+        yield Wait(f"{named(task)} is dead: {task['error']}", remedies.for_dead(f, task))
 
 
 def _due(f: Facts, now: datetime) -> Iterator[Wait]:
     for task in f.due(now):
         ahead = f.ahead_of(task, now)
         if task["kind"] not in f.kinds:
-            cancel = f"run a daemon that does, or orchestrator tasks cancel {task['id']}"
-            yield Wait(f"{named(task)} is of a kind that this program doesn't know, and nobody claims it", cancel)
+            what = f"{named(task)} is of a kind that this program doesn't know, and nobody claims it"
+            yield Wait(what, remedies.drop_unknown(task))
         elif ahead is not None:
             yield Wait(f"{named(task)} waits for {named(ahead)}, which goes first", f"{BY_ITSELF}: it comes next")
         else:
-            alone = " (it has ended its daemon before, so it runs alone)" if task["interruptions"] >= 3 else ""
+            alone = " (it ended its daemon before, so it runs alone)" if task["interruptions"] >= 3 else ""
             yield Wait(f"{named(task)} is due{alone}", f"{BY_ITSELF}: a daemon claims it at once")
 
 
-def _unclaimed(f: Facts, now: datetime) -> Iterator[Wait]:
-    """Between its passing and the next beat of a daemon."""
+def _passed(f: Facts, now: datetime) -> Iterator[Wait]:
+    """Between a deadline's passing and the next beat of a daemon."""
     due = f.lead.deadline_at is not None and f.lead.deadline_at <= now
     if due and f.holding is None and f.lead.row["archived_at"] is None and not _has_deadline_task(f):
         yield Wait("its deadline has just passed", f"{BY_ITSELF}: a daemon sees to it within a second")
 
 
 def _people(f: Facts, now: datetime) -> Iterator[Wait]:
-    asked = {str(a["payload"].get("reply", {}).get("id")) for a in f.approvals}
     for request in f.approvals:
-        decide = f"UPDATE approval_queue SET status = 'approved' WHERE id = '{request['id']}' (or 'rejected')"
-        yield Wait(f"a person's decision: {request['title']}", f"decide: {decide}")
+        approve = pasted(SQL["approve"], request["id"])
+        yield Wait(f"a person has to decide: {request['title']}", f"{approve} (or 'rejected')")
+    asked = {str((a["payload"].get("reply") or {}).get("id")) for a in f.approvals}
     for reply in f.replies:
         if reply["status"] == "needs_person" and str(reply["id"]) not in asked:
-            handled = f"UPDATE replies SET status = 'routed' WHERE id = '{reply['id']}'"
-            yield Wait(f"a person to answer reply {reply['id']} ({reply['reason'] or 'unclear'})", f"then: {handled}")
+            handled = pasted(SQL["reply_handled"], reply["id"])
+            yield Wait(
+                f"a person has to answer reply {reply['id']}: {reply['reason']}", f"when that is done: {handled}"
+            )
     for message in f.messages:
         if message["status"] in ("draft", "awaiting_approval"):
-            cancel = f"or UPDATE messages SET status = 'cancelled' WHERE id = '{message['id']}'"
-            yield Wait(f"approval of {titled(message)} ({message['status']})", f"{schedule(message)}, {cancel}")
+            cancel = pasted(SQL["cancel_message"], message["id"])
+            yield Wait(
+                f"{titled(message)} is {message['status']}", f"to send it: {remedies.send(message)}; or {cancel}"
+            )
 
 
 def _unsent(f: Facts, now: datetime) -> Iterator[Wait]:
@@ -174,54 +168,48 @@ def _unsent(f: Facts, now: datetime) -> Iterator[Wait]:
         moves = message["then_to"] if message["stage_seq"] == f.lead.stage_seq else None
         if message["status"] in UNSENT and moves and str(message["id"]) not in told:
             what = f"{titled(message)} is {message['status']} ({message['reason']})"
-            again = f"mend that and {schedule(message)}, or {how_to_move(f)}"
-            yield Wait(f"{what}, and only with it the lead goes on to {moves}", again)
+            do = f"mend that, then {remedies.send(message)}; or {remedies.move(f)}"
+            yield Wait(f"{what}, and only with it the lead goes on to {moves}", do)
 
 
 def _later(f: Facts, now: datetime) -> Iterator[Wait]:
     for task in f.later(now):
         because = f": {task['error']}" if task["error"] else ""
         tries = f" ({task['attempt']} of {task['max_attempts']} tries used)" if task["attempt"] else ""
-        what = f"{named(task)} waits until {at(task['run_at'], now)}{because}{tries}"
-        yield Wait(what, f"sooner: orchestrator tasks retry {task['id']}")
+        yield Wait(f"{named(task)} waits until {at(task['run_at'], now)}{because}{tries}", remedies.sooner(task))
 
 
 def _lost(f: Facts, now: datetime) -> Iterator[Wait]:
     for what in facts.without_task(f, now):
-        when = f"at {at(f.next_sweep, now)}" if f.next_sweep else "but its schedule is off"
-        yield Wait(f"a task is missing that should {what}", f"the next sweep queues it, {when}")
+        sweep = remedies.next_sweep(at(f.next_sweep, now) if f.next_sweep else None)
+        yield Wait(f"a task is missing that should {what}", sweep)
 
 
 def _lead(f: Facts, now: datetime) -> Iterator[Wait]:
     """The lead's own word, its silence, its data."""
-    live = f.stage is not None and not f.stage.terminal and f.lead.row["archived_at"] is None
+    if f.paused:
+        yield Wait("we owe it an answer; its deadline is paused meanwhile", "see the tasks and messages of that answer")
+    due = f.lead.deadline_at
+    if f.live and due is not None and due > now and f.holding is None:
+        does, why = facts.deadline_does(f, now) or ("do nothing", "no step is left")
+        what = f"it waits for the lead's word, or for its deadline at {at(due, now)} to {does} ({why})"
+        yield Wait(what, f"another time: {remedies.snooze(f)}; by hand: {remedies.move(f)}")
     if f.missing:
-        fill = update_lead(f, f"""data = data || '{{"{f.missing[0]}": …}}'""")
-        yield Wait(
-            f"data that is missing: {', '.join(f.missing)}", f"as soon as it is complete, the lead moves: {fill}"
-        )
-    if live and gates.is_paused(f):
-        yield Wait("our answer to the lead; meanwhile its deadline is paused", "see the message's task above")
-    elif live and f.lead.deadline_at is not None and f.lead.deadline_at > now and f.holding is None:
-        does = facts.deadline_does(f, now) or ("nothing", "no step is left")
-        put = update_lead(f, "deadline_at = clock()")
-        what = f"the lead's answer, or its deadline at {at(f.lead.deadline_at, now)} to {does[0]} ({does[1]})"
-        yield Wait(what, f"sooner or later: {put}, or {how_to_move(f)}")
+        what = f"data is missing without which it doesn't go on to {f.on_complete}: {', '.join(f.missing)}"
+        yield Wait(what, remedies.complete(f))
 
 
 def _nothing(f: Facts, now: datetime) -> Wait:
-    lead = f.lead.row
+    lead, nothing = f.lead.row, "nothing happens any more"
     if lead["archived_at"] is not None:
-        return Wait(
-            f"the lead was archived {at(lead['archived_at'], now)}: nothing happens any more", gates.how_to_revive(f)
-        )
+        return Wait(f"{nothing}: the lead was archived {at(lead['archived_at'], now)}", remedies.revive(f))
     if f.stage is None:
-        return Wait(f"{lead['pipeline']}.{lead['stage']} is declared nowhere, so nothing happens", how_to_move(f))
+        return Wait(f"{nothing}: {lead['pipeline']}.{lead['stage']} is declared nowhere", remedies.move(f))
     if f.stage.terminal:
-        return Wait(f"{lead['stage']} is terminal: nothing happens any more", how_to_move(f))
+        return Wait(f"{nothing}: {lead['stage']} is terminal", f"to move it all the same: {remedies.move(f)}")
     flagged = f", and it is flagged: {lead['review_reason']}" if lead["needs_review"] else ""
     return Wait(
-        f"nothing is queued and no deadline is set{flagged}", f"a person goes on; {how_to_move(f)} ({f.targets})"
+        f"nothing is queued and no deadline is set{flagged}", f"go on by hand: {remedies.move(f)} ({f.targets})"
     )
 
 
@@ -238,8 +226,8 @@ def _steps(f: Facts, now: datetime) -> Iterator[Step]:
         yield Step(_does(f, task), task["run_at"], f"{named(task)}: {task['error'] or 'waits for its time'}")
     for what in facts.without_task(f, now):
         yield Step(what, f.next_sweep, "the sweep finds that its task is missing")
-    if f.missing and f.pipeline and f.stage:
-        yield Step(f"move it to {f.stage.on_complete}", None, f"as soon as data has {', '.join(f.missing)}")
+    if f.missing:
+        yield Step(f"move it to {f.on_complete}", None, f"as soon as data has {', '.join(f.missing)}")
     yield from _deadline_step(f, now)
 
 
@@ -264,7 +252,4 @@ def _does(f: Facts, task: Row) -> str:
         return f"send {titled(message)} by {message['channel']}{moves}"
     if task["kind"] == f.entry_kind:
         return f"run the entry action of {f.lead.stage}"
-    known = {"lead.deadline": "act on its deadline", "lead.check": "check its data", "reply": "read its reply",
-             "reply.classify": "classify its reply", "reply.route": "act on its reply",
-             "approval": "act on a person's decision"}  # fmt: skip
-    return known.get(task["kind"], task["kind"])
+    return DOES.get(task["kind"], str(task["kind"]))

@@ -1,4 +1,4 @@
-"""What is known about why a lead stands where it stands: one snapshot of the database, and what follows from it alone."""
+"""What is known about why a lead stands where it stands: one snapshot of the database, and what it says by itself."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from uuid import UUID
 
 from daemon.db import Connection, Statements
 from handlers.lead import Lead
+from handlers.messages import OWED_ANSWERS
 from handlers.pipeline import FlagFor, GoTo, Pipeline, Say, Stage
 
 SQL = Statements("handlers", "explain.sql")
@@ -101,9 +102,27 @@ class Facts:
         return next((d for d in self.alive if d["id"] == str(task["worker"])), None)
 
     @property
+    def paused(self) -> bool:
+        """Whether the lead's silence doesn't count, because it waits for our answer."""
+        owed = [m for m in self.messages if m["template"] in OWED_ANSWERS]
+        return self.lead.deadline_at is None and any(
+            m["status"] in ("scheduled", "sending", "failed", "unknown") for m in owed
+        )
+
+    @property
+    def live(self) -> bool:
+        """Whether time may still do something with it."""
+        return self.stage is not None and not self.stage.terminal and self.lead.row["archived_at"] is None
+
+    @property
+    def on_complete(self) -> str | None:
+        """Where it goes by itself once its data is complete."""
+        return self.stage.on_complete if self.stage else None
+
+    @property
     def missing(self) -> list[str]:
-        """Fields of `data` without which the lead doesn't go on by itself."""
-        target = self.pipeline.by_name.get(self.stage.on_complete or "") if self.pipeline and self.stage else None
+        """Fields of `data` without which it doesn't go there."""
+        target = self.pipeline.by_name.get(self.on_complete or "") if self.pipeline else None
         return self.lead.missing(target.required) if target else []
 
     @property
@@ -175,6 +194,28 @@ def named(task: Row) -> str:
     """A task by its id and what it is."""
     template = task["payload"].get("template")
     return f"task {task['id']} ({task['kind']}{f' {template}' if template else ''})"
+
+
+def place(daemon: Row) -> str:
+    """Where a daemon runs."""
+    return f"{daemon['host']}:{daemon['pid']}"
+
+
+def running(f: Facts, task: Row) -> str:
+    """A running task: since when, where, until when."""
+    daemon = f.daemon_of(task)
+    where = f"on {place(daemon)}" if daemon else "on a daemon that is gone"
+    calls = "".join(f", calling {c['engine']} {c['operation']}" for c in f.calls_of(task, "reserved"))
+    since, until = at(task["started_at"], f.real_now), at(task["lease_expires_at"], f.real_now)
+    return f"{named(task)} has been running since {since} {where}{calls}; its lease lasts until {until}"
+
+
+def holder(f: Facts) -> str:
+    """The session that holds the lead's row."""
+    by = f.holder or {}
+    who = " of ".join(str(by[n]) for n in ("application", "user") if by.get(n))
+    since = f" since {at(by['since'], f.real_now)}" if by.get("since") else ""
+    return f"another session (pid {by.get('pid')}{f', {who}' if who else ''}){since}"
 
 
 def at(time: datetime, now: datetime) -> str:

@@ -31,6 +31,15 @@ class Leads(Writer):
         leads = {str(row["id"]): Lead(row) for row in rows}
         return {t.id: leads[t.payload["lead_id"]] for t in tasks if t.payload["lead_id"] in leads}
 
+    async def commit(self, conn: Connection, effects: Sequence[tuple[Task, Effects]]) -> None:
+        """A deadline that was put off while its step was being decided does nothing: the column alone decides."""
+        steps = {task.payload["lead_id"]: task.id for task, _ in effects if task.kind == "lead.deadline"}
+        if steps:
+            due = {str(r["id"]) for r in await conn.fetch(SQL["still_due"], list(steps))}
+            put_off = {task_id for lead_id, task_id in steps.items() if lead_id not in due}
+            effects = [(task, its) for task, its in effects if task.id not in put_off]
+        await super().commit(conn, effects)
+
     def bury(self, task: Task, error: str, unknown: bool) -> Effects:
         """The lead is flagged, and its deadline waits for a person (fire_deadlines sees the dead task)."""
         why = self._why.get(task.kind, task.kind)
@@ -38,7 +47,8 @@ class Leads(Writer):
 
     async def cancel(self, conn: Connection, kind: str, payload: Mapping[str, Any]) -> None:
         """A person doesn't want this action: it is owed no more."""
-        await conn.execute(SQL["entry_cancelled"], UUID(payload["lead_id"]), payload.get("stage_seq", 0))
+        if kind in self._why:
+            await conn.execute(SQL["entry_cancelled"], payload.get("lead_id"), payload.get("stage_seq"))
 
 
 def mourn(lead_id: UUID, task: Task, why: str, unknown: bool) -> Effects:
@@ -61,8 +71,8 @@ def kinds(pipelines: Pipelines) -> list[Kind[Effects]]:
         if s.on_entry
     ]
     return [
-        *entries,
         Kind("lead.deadline", Policy(), subject, _deadline(pipelines)),
+        *entries,
         Kind("lead.check", Policy(), subject, _check(pipelines)),
     ]
 
@@ -100,7 +110,7 @@ def _deadline(pipelines: Pipelines) -> Any:
 
 def _due(pipeline: Pipeline, stage: Stage, lead: Lead, task: Task) -> tuple[Effects, str]:
     nurtured = lead.row["nurture_until"]
-    if nurtured is not None and nurtured <= task.now and stage.deadlines:
+    if nurtured is not None and nurtured == lead.deadline_at and stage.deadlines:
         return _ask_again(stage, lead, task), "nurtured long enough"
     if lead.deadline_step >= len(stage.deadlines):
         return (Change(lead.id, lead.stage_seq, set_deadline=True),), "no deadline step is left"

@@ -25,6 +25,7 @@ SQL = Statements("handlers", "messages.sql")
 OPEN = ("scheduled", "sending", "unknown")  # unknown: a late answer has come, and the ledger has it
 OWED_ANSWERS = ("COUNTER", "QUESTION")
 DRY_RUN = "dry run"
+LEFT = "the lead has left that stage"
 NATIONAL = re.compile(r"(?:[\s().\-/]*\d){7,15}")  # without a country nobody can tell more; the engine may know
 
 
@@ -80,7 +81,8 @@ class SendingGate:
         admitted = {r["id"] for r in await conn.fetch(SQL["admit"], *columns)}
         if len(admitted) == len(items):
             return [None] * len(items)
-        why = {r["id"]: Refused(r["reason"], r["until"]) for r in await conn.fetch(SQL["refusals"], *columns)}
+        rows = await conn.fetch(SQL["refusals"], *columns)
+        why = {r["id"]: Refused(r["reason"] or "somebody else holds its row", r["until"]) for r in rows}
         return [None if i in admitted else why.get(i, Refused("the message is gone")) for i, _ in items]
 
 
@@ -112,7 +114,7 @@ class Messages(Writer):
 
     async def cancel(self, conn: Connection, kind: str, payload: Mapping[str, Any]) -> None:
         """A person's cancelling of the task cancels the message."""
-        await conn.execute(SQL["cancelled"], UUID(payload["message_id"]))
+        await conn.execute(SQL["cancelled"], payload.get("message_id"))
 
 
 def kinds(pipelines: Pipelines) -> list[Kind[Effects]]:
@@ -167,14 +169,12 @@ def _not_now(letter: Letter, now: datetime) -> Outcome[Effects] | None:
     row, lead = letter.row, letter.lead
     if row["status"] not in OPEN:
         return done(reason=f"the message is {row['status']}")
-    if row["status"] == "unknown":
-        return None
+    if row["status"] != "scheduled":
+        return None  # an earlier attempt may have sent it: the ledger knows, and the gate is asked again
     if row["send_at"] > now:
         return Snooze(row["send_at"], "waits for its time")
     if lead and row["stage_seq"] is not None and row["stage_seq"] != lead.stage_seq:
-        return done(
-            MessageEnded(letter.id, "cancelled", "the lead has left that stage"), reason="the lead has left that stage"
-        )
+        return Done(_skipped(letter, LEFT), LEFT)
     return None
 
 
@@ -247,16 +247,17 @@ def _deadline_again(letter: Letter, task: Task, pipelines: Pipelines) -> dict[st
 
 
 def _skipped(letter: Letter, reason: str) -> Effects:
-    """Suppressed is an end like any other; the lead that waits for this message needs a person, except in a dry run."""
-    ended: list[Effect] = [MessageEnded(letter.id, "suppressed", reason, channel=letter.row["channel"])]
+    """An end like any other; whoever waits for this message needs a person, except in a dry run."""
+    status = "cancelled" if reason == LEFT else "suppressed"
+    ended: list[Effect] = [MessageEnded(letter.id, status, reason, channel=letter.row["channel"])]
     if letter.lead is None:
         return tuple(ended)
-    lead = letter.lead
-    ended.append(Event(lead.id, "message_skipped", {"template": letter.row["template"], "reason": reason}))
+    lead, template = letter.lead, letter.row["template"]
+    ended.append(Event(lead.id, "message_skipped", {"template": template, "reason": reason}))
     if reason == DRY_RUN:
         return (*ended, *_move_on(letter, reason))
-    if letter.row["then_to"]:
-        ended.append(Change(lead.id, flag=f"{letter.row['template']} not sent: {reason}"))
+    if reason != LEFT and (letter.row["then_to"] or template in OWED_ANSWERS):
+        ended.append(Change(lead.id, flag=f"{template} not sent: {reason}"))
     return tuple(ended)
 
 

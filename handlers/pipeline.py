@@ -10,7 +10,7 @@ from daemon.answers import Answer
 from daemon.context import Context
 from daemon.engines import Call, Skipped
 from daemon.errors import DeclarationError
-from daemon.outcome import Done, Fail, Outcome, Snooze
+from daemon.outcome import Done, Outcome
 from daemon.task import Policy, Task
 from handlers.effects import Effect, Effects
 from handlers.lead import Lead
@@ -31,8 +31,10 @@ class Attempt:
         cause = f"lead:{lead.id}:{lead.stage_seq}:{operation}"
         return await self.context.engines.call(self.task, Call(engine, operation, body, cause, lead_id=lead.id))
 
-    def failed(self, engine: str, answer: Any) -> Fail | Snooze[Effects]:
-        """What an answer without a result means for the task."""
+    def failed(self, engine: str, answer: Any) -> Outcome[Effects]:
+        """What an answer without a result means for the task; a dry run goes on without it."""
+        if isinstance(answer, Skipped) and answer.until is None:
+            return done(reason=answer.reason)
         return self.context.engines.as_outcome(engine, answer)
 
 

@@ -24,5 +24,6 @@ def by_name(pipelines: Iterable[Pipeline]) -> dict[str, Pipeline]:
 
 def kinds(pipelines: Mapping[str, Pipeline]) -> dict[str, Kind[Any]]:
     """The kinds of task that these pipelines need."""
-    every = [*leads.kinds(pipelines), *messages.kinds(pipelines), *replies.kinds(pipelines), *approvals.kinds()]
+    # In this order a claim fills its room: a flood of new leads never stands before a reply or a deadline.
+    every = [*replies.kinds(pipelines), *approvals.kinds(), *messages.kinds(pipelines), *leads.kinds(pipelines)]
     return {kind.name: kind for kind in every}

@@ -12,9 +12,10 @@ from uuid import UUID
 from daemon.answers import Answered
 from daemon.context import Context
 from daemon.db import Connection, Statements
-from daemon.engines import Call
+from daemon.engines import Call, Skipped
 from daemon.outcome import Done, Outcome
 from daemon.task import URGENT, Kind, NewTask, Policy, Task
+from handlers.addresses import normal_address
 from handlers.effects import (
     Alert,
     AskPerson,
@@ -83,7 +84,7 @@ class Replies(Writer):
 
     async def cancel(self, conn: Connection, kind: str, payload: Mapping[str, Any]) -> None:
         """A person doesn't want this reply handled."""
-        await conn.execute(SQL["handled"], UUID(payload["reply_id"]))
+        await conn.execute(SQL["handled"], payload.get("reply_id"))
 
 
 def kinds(pipelines: Pipelines) -> list[Kind[Effects]]:
@@ -91,6 +92,7 @@ def kinds(pipelines: Pipelines) -> list[Kind[Effects]]:
     subject = Replies()
     return [
         Kind("reply", Policy(), subject, _receive),
+        Kind("reply.farewell", Policy(), subject, _part),
         Kind("reply.classify", Policy(concurrency=16), subject, _classify),
         Kind("reply.route", Policy(), subject, _routing(pipelines)),
     ]
@@ -145,20 +147,22 @@ def _inbound(mail: Mail) -> InboundReply:
 def _judged(mail: Mail, verdict: Verdict, by: str, task: Task) -> list[Effect]:
     """What a category means at once; what moves the lead is left to routing."""
     lead, category = mail.lead, verdict.category
-    lead_id = lead.id if lead else None
-    effects: list[Effect] = [_read(mail, verdict, by, _status_at_once(category))]
-    effects += [Exclude(a, verdict.suppress_reason or "manual", f"reply:{mail.id}") for a in verdict.suppress]
+    exclude: list[Effect] = [
+        Exclude(a, verdict.suppress_reason or "manual", f"reply:{mail.id}") for a in verdict.suppress
+    ]
+    told: list[Effect] = []
     if lead is not None:
-        effects.append(Event(lead.id, "reply_classified", {"reply_id": str(mail.id), "category": category, "by": by}))
+        told = [Event(lead.id, "reply_classified", {"reply_id": str(mail.id), "category": category, "by": by})]
     if category in GOODBYES:
-        effects += _never_again(mail, category)
+        return [_read(mail, verdict, by, None, named=False), *exclude, *_never_again(mail, category), *told]
+    effects = [_read(mail, verdict, by, _status_at_once(category)), *exclude, *told]
     if category == "out_of_office":
         return effects + _wait_for_return(lead, verdict.return_date, task.now)
     if category in AUTOMATIC:
         return effects
     if lead is not None:
         effects.append(Change(lead.id, last_inbound_at=mail.row["received_at"]))
-    return [*effects, _route({"reply_id": str(mail.id)}, str(lead_id) if lead_id else None)]
+    return [*effects, _route({"reply_id": str(mail.id)}, str(lead.id) if lead else None)]
 
 
 def _status_at_once(category: str) -> str | None:
@@ -167,22 +171,37 @@ def _status_at_once(category: str) -> str | None:
     return "routed" if category in AUTOMATIC else None
 
 
-def _read(mail: Mail, verdict: Verdict, by: str, status: str | None) -> ReplyRead:
-    lead_id = mail.lead.id if mail.lead else None
-    return ReplyRead(
-        mail.id, lead_id, verdict.category, verdict.confidence, mail.row["classified_by"] or by, status, verdict.reason
-    )
+def _read(mail: Mail, verdict: Verdict, by: str, status: str | None, *, named: bool = True) -> ReplyRead:
+    lead_id = mail.lead.id if mail.lead and named else None
+    by = mail.row["classified_by"] or by
+    return ReplyRead(mail.id, lead_id, verdict.category, verdict.confidence, by, status, verdict.reason)
 
 
 def _never_again(mail: Mail, category: str) -> list[Effect]:
-    """Do-not-contact on every channel, before any agent is asked."""
-    source = f"reply:{mail.id}"
-    addresses = {mail.row["from_address"] or ""}
-    effects: list[Effect] = []
+    """Every address we know is excluded at once, whoever holds the row of the lead, which follows when it is free."""
+    known = [(mail.row["from_address"], mail.row["channel"])]
+    country = mail.lead.row["country"] if mail.lead else None
     if mail.lead is not None:
-        addresses |= {mail.lead.text("email"), mail.lead.text("phone")}
-        effects = [Change(mail.lead.id, do_not_contact=True), CancelMessages(mail.lead.id, category)]
-    return [*effects, *(Exclude(a, category, source) for a in sorted(addresses) if a.strip())]
+        known += [(mail.lead.text("email"), "email"), (mail.lead.text("phone"), "sms")]
+    addresses = {normal_address(text, channel, country) or text for text, channel in known if text and text.strip()}
+    farewell = NewTask("reply.farewell", {"reply_id": str(mail.id)}, f"reply:{mail.id}", priority=URGENT)
+    return [*(Exclude(a, category, f"reply:{mail.id}") for a in sorted(addresses)), farewell]
+
+
+async def _part(task: Task, mail: Mail | None, context: Context) -> Outcome[Effects]:
+    """Do-not-contact on every channel; then routing moves the lead."""
+    if mail is None or mail.row["status"] != "received":
+        return done(reason="the reply is gone or was handled")
+    if mail.lead is None:
+        return done(_route({"reply_id": str(mail.id)}, None), reason="nobody we know by that address")
+    lead, category = mail.lead, mail.row["category"]
+    return done(
+        ReplyRead(mail.id, lead.id),
+        Change(lead.id, do_not_contact=True, last_inbound_at=mail.row["received_at"]),
+        CancelMessages(lead.id, category),
+        _route({"reply_id": str(mail.id)}, str(lead.id)),
+        reason=category,
+    )
 
 
 def _wait_for_return(lead: Lead | None, back: date | None, now: datetime) -> list[Effect]:
@@ -205,6 +224,8 @@ async def _classify(task: Task, mail: Mail | None, context: Context) -> Outcome[
         "classifier", "/api/classify", body, f"reply:{mail.id}:classify", lead_id=mail.lead.id, prompt=_prompt(mail)
     )
     answer = await context.engines.call(task, call)
+    if isinstance(answer, Skipped) and answer.until is None:
+        return done(_route({"reply_id": str(mail.id)}, str(mail.lead.id)), reason=answer.reason)
     if not isinstance(answer, Answered):
         return context.engines.as_outcome("classifier", answer)
     verdict = _verdict(answer.result, context.settings.classifier.min_confidence)

@@ -111,10 +111,31 @@ def on_reply(lead: Lead, reply: Inbound) -> Routed | None:
         return None
     match reply.category:
         case "acceptance":
-            return Routed((Move.of(lead, "OFFER_ACCEPTED", "the vendor accepted"),), "offer accepted")
+            return Routed(
+                (
+                    Move.of(
+                        lead,
+                        "OFFER_ACCEPTED",
+                        "the vendor accepted",
+                        else_flag="the vendor accepted, but had been moved meanwhile",
+                    ),
+                ),
+                "offer accepted",
+            )
         case "rejection":
             facts = {"rejection_reason": reply.body[:500]}
-            return Routed((Move.of(lead, "OFFER_REJECTED", "the vendor declined", facts),), "offer rejected")
+            return Routed(
+                (
+                    Move.of(
+                        lead,
+                        "OFFER_REJECTED",
+                        "the vendor declined",
+                        facts,
+                        else_flag="the vendor declined, but had been moved meanwhile",
+                    ),
+                ),
+                "offer rejected",
+            )
         case "counter" | "question":
             # While we owe an answer, the lead's silence doesn't count.
             paused = Change(lead.id, lead.stage_seq, set_deadline=True)

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 from urllib.parse import unquote, urlsplit
 
 import typer
@@ -27,15 +27,27 @@ if TYPE_CHECKING:
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
 Extra = Coroutine[Any, Any, None]
+FASTEST = 100_000
+SPEED = "Sandbox: business time runs N times as fast."
+FAULTS = "Sandbox: how much goes wrong with its engines: calm, usual or stormy."
 logger = log.get_logger("run")
 
 
 @dataclass(frozen=True, slots=True)
+class Play:
+    """How the sandbox is to be played."""
+
+    speed: float = 1.0
+    faults: str = "usual"
+    plain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
-    """How it was called."""
+    """How it was called; without `play` there is no sandbox."""
 
     once: bool
-    sandbox: bool
+    play: Play | None
 
 
 def register(app: typer.Typer) -> None:
@@ -44,23 +56,48 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
+    *,
     once: Annotated[bool, typer.Option("--once", help="Fire what is due, sweep, drain the queue, and leave.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="No call that reaches people or costs money.")] = False,
     sandbox: Annotated[bool, typer.Option("--sandbox", help="Built-in engines play every external service.")] = False,
+    speed: Annotated[float, typer.Option("--speed", metavar="N", help=SPEED)] = 1.0,
+    faults: Annotated[str, typer.Option("--faults", metavar="WEATHER", help=FAULTS)] = "usual",
+    plain: Annotated[bool, typer.Option("--plain", help="Sandbox: lines instead of the full screen.")] = False,
     log_level: Annotated[str | None, typer.Option(metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR.")] = None,
 ) -> None:
     """The daemon."""
     for signum in ENDING:
         signal.signal(signum, lambda *_: sys.exit(0))
+    options = Options(once, _play(Play(speed, faults, plain), sandbox=sandbox, once=once))
     level = {"log": {"level": log_level}} if log_level is not None else {}
     settings = access.read_settings(dry_run=dry_run, **level)
-    log.configure(settings.log.level, settings.log.format, secrets=secret_values(settings))
+    _configure_log(settings)
     logger.info("starting", database=settings.database_label, version=__version__, dry_run=settings.dry_run)
     if not once:
         _require_port(settings.api.host, settings.api.port)
     with access.database(settings) as database, asyncio.Runner(loop_factory=_fast_loop()) as runner:
-        _hide_password(settings, database)
-        runner.run(_until_signalled(Options(once, sandbox), settings, database))
+        _configure_log(settings, database)
+        runner.run(_until_signalled(options, settings, database))
+
+
+def _play(wanted: Play, *, sandbox: bool, once: bool) -> Play | None:
+    """How to play the sandbox, if there is to be one; its options mean nothing without it."""
+    if not 1 <= wanted.speed <= FASTEST:
+        raise typer.BadParameter(f"must be a number from 1 to {FASTEST}", param_hint="--speed")
+    if not sandbox and wanted != Play():
+        raise typer.BadParameter("only together with --sandbox", param_hint="--speed, --faults, --plain")
+    if once and wanted.speed > 1:
+        raise typer.BadParameter("a run with --once takes no time", param_hint="--speed")
+    if sandbox:
+        _require_weather(wanted.faults)
+    return wanted if sandbox else None
+
+
+def _require_weather(name: str) -> None:
+    from daemon.sandbox import Weather  # noqa: PLC0415 - a daemon at work has none
+
+    if name not in list(Weather):
+        raise typer.BadParameter(f"must be one of {', '.join(Weather)}, not {name!r}", param_hint="--faults")
 
 
 def _require_port(host: str, port: int) -> None:
@@ -80,11 +117,12 @@ def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return make
 
 
-def _hide_password(settings: Settings, database: access.Database) -> None:
-    """The embedded server's password is known only once it runs."""
-    if database.embedded is not None:
-        secrets = [*secret_values(settings), unquote(urlsplit(database.dsn).password or "")]
-        log.configure(settings.log.level, settings.log.format, secrets=secrets)
+def _configure_log(settings: Settings, database: access.Database | None = None, stream: TextIO | None = None) -> None:
+    """No secret in it, nor the embedded server's password, which is known only once that runs."""
+    secrets = [*secret_values(settings)]
+    if database is not None and database.embedded is not None:
+        secrets.append(unquote(urlsplit(database.dsn).password or ""))
+    log.configure(settings.log.level, settings.log.format, stream=stream, secrets=secrets)
 
 
 # -- inside the loop
@@ -106,7 +144,7 @@ def _on_signal(end: Callable[[], object]) -> None:
 
 async def _live(options: Options, settings: Settings, database: access.Database) -> None:
     async with AsyncExitStack() as stack:
-        sandbox = await stack.enter_async_context(_sandbox(settings)) if options.sandbox else None
+        sandbox = await stack.enter_async_context(_sandbox(settings, options.play)) if options.play else None
         dsn = await access.writable(database.dsn) if options.once else database.dsn
         daemon = Daemon(sandbox.settings if sandbox else settings, dsn, database.listen_dsn)
         await stack.enter_async_context(daemon.assembled())
@@ -114,28 +152,28 @@ async def _live(options: Options, settings: Settings, database: access.Database)
         if options.once:
             await _once(daemon)
         else:
-            await daemon.run((*_extras(daemon, database), *_scenes(daemon, sandbox)))
+            await daemon.run((*_extras(daemon, database), *_scenes(daemon, database, sandbox, options.play)))
 
 
-def _sandbox(settings: Settings) -> AbstractAsyncContextManager["Sandbox"]:
-    from daemon.sandbox import open_sandbox  # noqa: PLC0415 - a daemon at work has none
+def _sandbox(settings: Settings, play: Play) -> AbstractAsyncContextManager["Sandbox"]:
+    from daemon import sandbox  # noqa: PLC0415 - a daemon at work has none
 
-    return open_sandbox(settings)
+    return sandbox.open_sandbox(settings, speed=play.speed, weather=sandbox.Weather(play.faults))
 
 
 async def _open_database(daemon: Daemon, sandbox: "Sandbox | None", *, wait: bool) -> None:
     try:
         await daemon.open_database(wait=wait)
         if sandbox is not None:
-            await _seed(daemon, sandbox)
+            await _enter(daemon, sandbox)
     except DatabaseUnavailable as error:
         raise DatabaseUnavailable(f"{error}: start it, or correct DATABASE_URL") from error
 
 
-async def _seed(daemon: Daemon, sandbox: "Sandbox") -> None:
+async def _enter(daemon: Daemon, sandbox: "Sandbox") -> None:
     conn = await db.connect(daemon.dsn)
     try:
-        await sandbox.seed(conn)
+        await sandbox.enter(conn)
     finally:
         conn.terminate()
 
@@ -165,12 +203,29 @@ def _extras(daemon: Daemon, database: access.Database) -> Iterator[Extra]:
         yield database.embedded.watch()
 
 
-def _scenes(daemon: Daemon, sandbox: "Sandbox | None") -> Iterator[Extra]:
-    if sandbox is not None:
-        from rich.console import Console  # noqa: PLC0415 - for people who watch
-
+def _scenes(daemon: Daemon, database: access.Database, sandbox: "Sandbox | None", play: Play | None) -> Iterator[Extra]:
+    """People, time, and what a person at a terminal sees of them."""
+    if sandbox is not None and play is not None:
         yield sandbox.people(daemon.dsn)
-        yield sandbox.narrate(daemon.dsn, Console())
+        yield sandbox.time(daemon.dsn)
+        yield _shown(daemon, database, sandbox, plain=play.plain)
+
+
+async def _shown(daemon: Daemon, database: access.Database, sandbox: "Sandbox", *, plain: bool) -> None:
+    from rich.console import Console  # noqa: PLC0415 - for people who watch
+
+    console = Console()
+    if not (console.is_terminal and sys.stderr.isatty()):
+        await sandbox.show(daemon.dsn, console, plain=plain)
+        return
+    path = daemon.settings.home / "sandbox.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:  # it would tear the picture
+        _configure_log(daemon.settings, database, file)
+        try:
+            await sandbox.show(daemon.dsn, console, plain=plain, log=str(path))
+        finally:
+            _configure_log(daemon.settings, database)
 
 
 async def _announce(daemon: Daemon) -> None:

@@ -3,36 +3,51 @@
 It knows leads only as an outside system does: by SQL and by the engines' requests.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from daemon.db import Connection
-from daemon.sandbox import seeds
-from daemon.sandbox.engines import Engines, Moods, serve
-from daemon.sandbox.people import Heard, People, overheard
+from daemon.sandbox import happenings, mark, seeds
+from daemon.sandbox.clock import BusinessClock
+from daemon.sandbox.engines import Engines, Overhear, serve
+from daemon.sandbox.faults import Fault, Faults, Weather
+from daemon.sandbox.operations import Made
+from daemon.sandbox.people import People
+from daemon.sandbox.personas import Heard, overheard
 from daemon.settings import EngineSettings, ImapSettings, NotifySettings, Settings, SmtpSettings
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Heard", "Moods", "Sandbox", "open_sandbox"]
+__all__ = ["BusinessClock", "Fault", "Faults", "Heard", "Sandbox", "Weather", "open_sandbox"]
+
+Also = Callable[[Connection], Awaitable[object]]
 
 
 @dataclass(slots=True)
 class Sandbox:
-    """A running sandbox; a daemon with its `settings` reaches nothing outside."""
+    """A running sandbox at `url`; a daemon with its `settings` reaches nothing outside."""
 
     settings: Settings
+    url: str
     engines: Engines
+    clock: BusinessClock
     crowd: People
-    _told: int | None = field(default=None)
+    _told: int | None = None
 
-    async def seed(self, conn: Connection) -> int:
-        """Put the sample leads into an empty database; how many were put in."""
-        before: int = await conn.fetchval(seeds.SQL["last_event"])
-        put_in = await seeds.seed(conn, self.crowd.pace)
+    async def enter(self, conn: Connection, *also: Also) -> int:
+        """Take an empty database and put the sample leads into it; how many were put in. A used one is refused.
+
+        `also` is what else an empty database gets, in the same transaction: the hook for a sample campaign.
+        """
+        async with conn.transaction():
+            await mark.take(conn)
+            before = await happenings.last_event(conn)
+            put_in = await seeds.seed(conn, None if self.clock.drives else self.crowd.pace)
+            for fill in also if put_in else ():
+                await fill(conn)
         if put_in:
             self._told = before
         return put_in
@@ -41,24 +56,39 @@ class Sandbox:
         """Let the leads answer, until cancelled."""
         await self.crowd.run(dsn)
 
-    async def narrate(self, dsn: str, console: "Console", *, force: bool = False) -> None:
-        """Tell a person at a terminal what happens, until cancelled; nothing where nobody reads."""
-        if not (console.is_terminal or force):
-            return
-        from daemon.sandbox.narrator import Narrator  # noqa: PLC0415  # only a terminal needs it
+    async def time(self, dsn: str) -> None:
+        """Let business time go its way, until cancelled."""
+        await self.clock.run(dsn)
 
-        narrator = Narrator(console, self._told)
-        narrator.introduce(f"http://{self.settings.api.host}:{self.settings.api.port}")
-        await narrator.run(dsn)
+    async def show(self, dsn: str, console: "Console", *, plain: bool = False, log: str | None = None) -> None:
+        """Show a person at a terminal what happens, until cancelled; nothing where nobody reads."""
+        if not console.is_terminal:
+            return
+        from daemon.sandbox.show import show  # noqa: PLC0415  # only a terminal needs it
+
+        await show(self, dsn, console, happenings.Follower(self._told), plain=plain, log=log)
 
 
 @asynccontextmanager
-async def open_sandbox(settings: Settings, *, pace: float = 1.0, moods: Moods | None = None) -> AsyncIterator[Sandbox]:
-    """Serve all engines as long as the block lasts; people and samples take `pace` times their usual while."""
-    crowd = People(pace)
-    engines = Engines(settings.engines.keys(), moods or Moods(), _told_to(crowd))
+async def open_sandbox(
+    settings: Settings,
+    *,
+    pace: float = 1.0,
+    speed: float = 1.0,
+    weather: Weather = Weather.USUAL,
+    latency_s: tuple[float, float] = (0.005, 0.06),
+) -> AsyncIterator[Sandbox]:
+    """Serve all engines as long as the block lasts.
+
+    People and samples take `pace` times their usual while; business time runs `speed` times as fast as real time.
+    """
+    clock, faults = BusinessClock(speed), Faults()
+    crowd = People(clock, pace)
+    clock.next_word = crowd.next_due
+    faults.forecast(weather)
+    engines = Engines(settings.engines.keys(), faults, _told_to(crowd), latency_s)
     async with serve(engines) as url:
-        yield Sandbox(isolated(settings, url), engines, crowd)
+        yield Sandbox(isolated(settings, url), url, engines, clock, crowd)
 
 
 def isolated(settings: Settings, url: str) -> Settings:
@@ -82,9 +112,9 @@ def _played(engine: EngineSettings, url: str) -> EngineSettings:
     return engine.model_copy(update={"url": url, "command": None, "token": None, "idempotent": True})
 
 
-def _told_to(crowd: People) -> Any:
-    def tell(engine: str, path: str, key: str, request: Mapping[str, Any], result: Mapping[str, Any]) -> None:
-        heard = overheard(engine, path, key, request, result)
+def _told_to(crowd: People) -> Overhear:
+    def tell(call: Made) -> None:
+        heard = overheard(call, crowd.clock.now())
         if heard is not None:
             crowd.hear(heard)
 

@@ -14,25 +14,14 @@ from aiohttp import web
 from daemon.sandbox import control
 from daemon.sandbox.bodies import answer, problem, read_object
 from daemon.sandbox.faults import Faults, Struck
-from daemon.sandbox.operations import operation
+from daemon.sandbox.operations import Made, operation
 from daemon.sandbox.strokes import WHOLE, Stroke, land
 
 KEPT_ANSWERS = 20_000
 KEPT_CALLS = 5_000
 LARGEST_BODY = 16 * 2**20
-Overhear = Callable[[str, str, str, Mapping[str, Any], Mapping[str, Any]], None]
-"""(engine, path, key, request, result): told once per call that was made."""
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A call that was made."""
-
-    engine: str
-    path: str
-    key: str
-    request: Mapping[str, Any]
-    result: Mapping[str, Any]
+Overhear = Callable[[Made], None]
+"""Told once per call that was made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +84,7 @@ class Engines:
         result: dict[str, Any] = perform(body)
         _remember(self._answers, call, result)
         self.made.append(Made(*call, body, result))
-        self.overhear(*call, body, result)
+        self.overhear(self.made[-1])
         return result
 
     # -- calls that are accepted first

@@ -1,4 +1,4 @@
-"""Faults on demand: what may go wrong with a call to the sandbox's engines, which calls it strikes, and what came of it.
+"""Faults on demand: what may go wrong with a call to the sandbox's engines, which calls it strikes, what came of it.
 
 A fault is survived when the call that it struck, known by its key, has its whole answer after all.
 """
@@ -99,7 +99,7 @@ class Rule:
 
     def document(self) -> dict[str, Any]:
         """The rule as JSON."""
-        told = {"id": self.id, "fault": self.fault.value, "engine": self.engine, "operation": self.operation}
+        told: dict[str, Any] = {"id": self.id, "fault": self.fault, "engine": self.engine, "operation": self.operation}
         told |= {"share": self.share} if self.left is None else {"left": self.left}
         told |= {"seconds": self.seconds} if self.fault in USUAL_S else {}
         return {**told, "once": self.once, "fired": self.fired, "survived": self.survived}

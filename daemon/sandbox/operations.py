@@ -1,6 +1,7 @@
 """What each engine of the contract answers in the sandbox: one small function per operation."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -13,6 +14,17 @@ Operation = Callable[[Body], dict[str, Any]]
 NAMES = ("Ann Archer", "Ben Booth", "Cara Cole", "Dan Drew", "Eve Ellis", "Finn Ford", "Gail Grant", "Hugh Hart")
 COMPANIES = ("Blue Door Cafe", "Copper Kettle", "Harbour Grill", "Green Leaf Deli", "Old Oak Bakery", "Red Lantern")
 TIERS = ((70, "high"), (45, "medium"), (0, "low"))
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A call that was made, and its result."""
+
+    engine: str
+    path: str
+    key: str
+    request: Body
+    result: Body
 
 
 def part(body: Any, *path: str) -> Any:

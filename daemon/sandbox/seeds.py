@@ -60,22 +60,23 @@ IMPORTED = (
 """The last one was offered more than the home is worth."""
 
 
-async def seed(conn: Connection, pace: float = 1.0) -> int:
-    """Put the sample leads into an empty database, their deadlines ahead by `pace`; how many were put in."""
-    async with conn.transaction():
-        await conn.execute(SQL["take_turns"])
-        if not await conn.fetchval(SQL["is_empty"]):
-            return 0
-        rows = [_row(n, one, pace) for n, one in enumerate((*NEW, *IMPORTED), start=1)]
-        await conn.execute(SQL["insert"], rows)
-        return len(rows)
+async def seed(conn: Connection, due_after: float | None = 1.0) -> int:
+    """Put the sample leads into a database without any; how many were put in.
+
+    Their deadlines are ahead by `due_after` times their seconds; None: by what their stages say.
+    """
+    if not await conn.fetchval(SQL["is_empty"]):
+        return 0
+    rows = [_row(n, one, due_after) for n, one in enumerate((*NEW, *IMPORTED), start=1)]
+    await conn.execute(SQL["insert"], rows)
+    return len(rows)
 
 
-def _row(n: int, one: Seed, pace: float) -> dict[str, Any]:
+def _row(n: int, one: Seed, due_after: float | None) -> dict[str, Any]:
     ref = f"sample-{n:02d}"
     return {
         "external_id": ref, "name": one.name, "phone": one.phone, "city": one.city, "country": one.country,
-        "stage": one.stage, "due_s": None if one.due_s is None else one.due_s * pace,
+        "stage": one.stage, "due_s": None if one.due_s is None or due_after is None else one.due_s * due_after,
         "data": {"persona": one.persona, **(_offered_home(ref, one) if one.home else {}), **one.data},
     }  # fmt: skip
 

@@ -1,10 +1,10 @@
 -- name: reserve
 -- Those whose key is new; what the ledger knows of the others is asked for next.
 INSERT INTO engine_calls (engine, operation, task_id, lead_id, run_id, campaign_id, idempotency_key, status, reserved_cost,
-                          lease_id, budget_day)
-SELECT d.engine, d.operation, d.task_id, d.lead_id, d.run_id, d.campaign_id, d.key, 'reserved', d.cost, d.lease, d.day
+                          lease_id, budget_day, round)
+SELECT d.engine, d.operation, d.task_id, d.lead_id, d.run_id, d.campaign_id, d.key, 'reserved', d.cost, d.lease, d.day, d.round
 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::uuid[], $5::uuid[], $6::uuid[], $7::text[], $8::numeric[], $9::uuid[],
-            $10::date[]) AS d(engine, operation, task_id, lead_id, run_id, campaign_id, key, cost, lease, day)
+            $10::date[], $11::int[]) AS d(engine, operation, task_id, lead_id, run_id, campaign_id, key, cost, lease, day, round)
 ON CONFLICT (idempotency_key) DO NOTHING
 RETURNING idempotency_key
 
@@ -12,9 +12,12 @@ RETURNING idempotency_key
 DELETE FROM engine_calls WHERE idempotency_key = ANY ($1) AND status = 'reserved'
 
 -- name: known
--- What the ledger knows of these keys; the lock makes two attempts under one key take turns.
-SELECT idempotency_key, status, result, http_status, lease_id, error, engine, budget_day, reserved_cost, cost FROM engine_calls
-WHERE idempotency_key = ANY ($1) ORDER BY idempotency_key FOR NO KEY UPDATE
+-- What the ledger knows of these keys; the lock makes two attempts under one key take turns. `alive`: the attempt that
+-- reserved it still runs.
+SELECT c.idempotency_key, c.status, c.result, c.http_status, c.lease_id, c.error, c.engine, c.budget_day, c.reserved_cost, c.cost,
+       EXISTS (SELECT FROM tasks t WHERE t.id = c.task_id AND t.lease_id = c.lease_id) AS alive,
+       orchestrator.clock() + interval '1 second' AS again_at
+FROM engine_calls c WHERE c.idempotency_key = ANY ($1) ORDER BY c.idempotency_key FOR NO KEY UPDATE OF c
 
 -- name: doubt
 -- Reserved by an attempt that is gone: it may have been made.
@@ -25,8 +28,9 @@ RETURNING engine, budget_day, reserved_cost
 -- name: reserve_again
 -- A failed call, or one of an engine that honours the key: the same row, reserved by this attempt.
 UPDATE engine_calls c SET status = 'reserved', reserved_cost = d.cost, cost = NULL, error = NULL, http_status = NULL,
-    started_at = now(), duration_ms = NULL, lease_id = d.lease, budget_day = d.day, task_id = d.task_id
-FROM unnest($1::text[], $2::numeric[], $3::uuid[], $4::date[], $5::bigint[]) AS d(key, cost, lease, day, task_id)
+    started_at = now(), duration_ms = NULL, lease_id = d.lease, budget_day = d.day, task_id = d.task_id,
+    round = d.round
+FROM unnest($1::text[], $2::numeric[], $3::uuid[], $4::date[], $5::bigint[], $6::int[]) AS d(key, cost, lease, day, task_id, round)
 WHERE c.idempotency_key = d.key
 
 -- name: settle

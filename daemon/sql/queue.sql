@@ -1,5 +1,5 @@
 -- name: claim
--- $1 kinds, $2 room of each, $3 tries of each, $4 kinds' total, $5 worker, $6 lease, $7 lease seconds.
+-- $1 kinds, $2 room of each, $3 tries of each, $4 room in all, $5 worker, $6 lease seconds.
 -- Two snapshots may each miss the other's claim; the unique index on running keys then fails one of them.
 WITH clock AS MATERIALIZED (
     SELECT orchestrator.clock() AS now
@@ -25,10 +25,11 @@ WITH clock AS MATERIALIZED (
     LIMIT $4
 )
 UPDATE tasks t SET status = 'running', attempt = t.attempt + 1, max_attempts = coalesce(t.max_attempts, picked.tries),
-    dedup_key = NULL, worker = $5, lease_id = $6, lease_expires_at = clock_timestamp() + make_interval(secs => $7),
+    dedup_key = NULL, worker = $5, lease_id = gen_random_uuid(), lease_expires_at = clock_timestamp() + make_interval(secs => $6),
     started_at = clock_timestamp()
 FROM picked WHERE t.id = picked.id
-RETURNING t.id, t.kind, t.key, t.payload, t.attempt, t.max_attempts, t.round, t.interruptions, (SELECT now FROM clock) AS now,
+RETURNING t.id, t.kind, t.key, t.payload, t.attempt, t.max_attempts, t.round, t.interruptions, t.lease_id,
+          (SELECT now FROM clock) AS now,
           CASE WHEN t.attempt = 1 AND t.run_at <= (SELECT now FROM clock) - (clock_timestamp() - t.created_at) + interval '1 second'
                THEN extract(epoch FROM clock_timestamp() - t.created_at)::float8 END AS waited_s
 
@@ -47,10 +48,11 @@ WITH clock AS MATERIALIZED (
     FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE tasks t SET status = 'running', attempt = t.attempt + 1, max_attempts = coalesce(t.max_attempts, $2),
-    dedup_key = NULL, worker = $3, lease_id = $4, lease_expires_at = clock_timestamp() + make_interval(secs => $5),
+    dedup_key = NULL, worker = $3, lease_id = gen_random_uuid(), lease_expires_at = clock_timestamp() + make_interval(secs => $4),
     started_at = clock_timestamp()
 FROM picked WHERE t.id = picked.id
-RETURNING t.id, t.kind, t.key, t.payload, t.attempt, t.max_attempts, t.round, t.interruptions, (SELECT now FROM clock) AS now,
+RETURNING t.id, t.kind, t.key, t.payload, t.attempt, t.max_attempts, t.round, t.interruptions, t.lease_id,
+          (SELECT now FROM clock) AS now,
           CASE WHEN t.attempt = 1 AND t.run_at <= (SELECT now FROM clock) - (clock_timestamp() - t.created_at) + interval '1 second'
                THEN extract(epoch FROM clock_timestamp() - t.created_at)::float8 END AS waited_s
 
@@ -91,10 +93,6 @@ UPDATE tasks t SET status = 'dead', lease_id = NULL, lease_expires_at = NULL, wo
 FROM unnest($1::bigint[], $2::uuid[], $3::text[]) AS d(id, lease, error) WHERE t.id = d.id AND t.lease_id = d.lease
 RETURNING t.id
 
--- name: held
--- Which of these attempts are still ours ($1 ids, $2 leases).
-SELECT t.id FROM tasks t JOIN unnest($1::bigint[], $2::uuid[]) AS d(id, lease) ON t.id = d.id AND t.lease_id = d.lease
-
 -- name: settled_by
 -- Which of these attempts this daemon has settled already (an answer to a COMMIT was lost).
 SELECT l.id FROM task_log l JOIN unnest($1::bigint[], $2::uuid[]) AS d(id, lease) ON l.id = d.id AND l.lease_id = d.lease
@@ -102,6 +100,12 @@ SELECT l.id FROM task_log l JOIN unnest($1::bigint[], $2::uuid[]) AS d(id, lease
 -- name: renew
 UPDATE tasks SET lease_expires_at = clock_timestamp() + make_interval(secs => $2)
 WHERE status = 'running' AND worker = $1 AND id = ANY ($3)
+
+-- name: strays
+-- Claimed in this daemon's name, but the answer to the claim's COMMIT was lost: nobody attempts them.
+UPDATE tasks SET status = 'available', lease_id = NULL, lease_expires_at = NULL, worker = NULL, attempt = attempt - 1
+WHERE status = 'running' AND worker = $1 AND NOT id = ANY ($2) AND started_at < clock_timestamp() - interval '5 seconds'
+RETURNING id
 
 -- name: enqueue
 INSERT INTO tasks (kind, key, payload, run_at, priority, dedup_key)

@@ -1,7 +1,8 @@
 """One engine to its callers: how many calls at once, how many a second, and which way they go."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +28,13 @@ class Engine:
         self._token = settings.token.get_secret_value() if settings.token else ""
         self._transport = _transport(settings, self._token, session)
 
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        """One of the engine's places, at its pace; kept until the answer, polls included."""
+        async with self._slots:
+            await self._pace()
+            yield
+
     async def call(
         self,
         operation: str,
@@ -39,13 +47,10 @@ class Engine:
         url: str | None = None,
         prompt: str = "",
     ) -> Answer:
-        """One call; the time limit counts from taking a slot, which is kept until the answer (polls included)."""
+        """One call, made from within a slot; one time limit over all of it."""
         limit_s = self._settings.timeout_s if timeout_s is None else timeout_s
         request = Request(operation, body, key, traceparent, limit_s, method.upper(), url, prompt)
-        async with self._slots:
-            await self._pace()
-            answer = await self._transport.exchange(request)
-        return self._clean(answer)
+        return self._clean(await self._transport.exchange(request))
 
     async def health(self) -> Health:
         """Whether the engine is there (GET its URL + `/health`, or find its command)."""

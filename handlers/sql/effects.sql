@@ -1,5 +1,14 @@
--- name: hold
-SELECT id FROM leads WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+-- name: hold_leads
+SELECT held.id FROM (SELECT id FROM leads WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED) AS held
+UNION ALL SELECT gone.id FROM unnest($1::uuid[]) AS gone(id) WHERE NOT EXISTS (SELECT FROM leads l WHERE l.id = gone.id)
+
+-- name: hold_messages
+SELECT held.id FROM (SELECT id FROM messages WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED) AS held
+UNION ALL SELECT gone.id FROM unnest($1::uuid[]) AS gone(id) WHERE NOT EXISTS (SELECT FROM messages m WHERE m.id = gone.id)
+
+-- name: hold_replies
+SELECT held.id FROM (SELECT id FROM replies WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED) AS held
+UNION ALL SELECT gone.id FROM unnest($1::uuid[]) AS gone(id) WHERE NOT EXISTS (SELECT FROM replies r WHERE r.id = gone.id)
 
 -- name: change
 UPDATE leads l SET
@@ -25,13 +34,16 @@ WHERE l.id = d.lead_id
 
 -- name: move
 WITH d AS (
-    SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::jsonb[], $7::text[])
-           AS d(task_id, lead_id, stage_seq, to_stage, reason, data, actor)
+    SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::jsonb[], $7::text[], $8::text[])
+           AS d(task_id, lead_id, stage_seq, to_stage, reason, data, actor, else_flag)
 ), moved AS (
     UPDATE leads l SET stage = d.to_stage, move_reason = d.reason, moved_by = d.actor, moved_task = d.task_id,
         data = CASE WHEN d.data IS NULL THEN l.data ELSE l.data || d.data END
     FROM d WHERE l.id = d.lead_id AND l.stage_seq = d.stage_seq
     RETURNING d.task_id
+), flagged AS (
+    UPDATE leads l SET needs_review = true, review_reason = d.else_flag
+    FROM d WHERE l.id = d.lead_id AND l.stage_seq <> d.stage_seq AND d.else_flag IS NOT NULL
 )
 INSERT INTO pipeline_events (lead_id, event_type, to_stage, metadata, actor, task_id)
 SELECT d.lead_id, 'move_dropped', d.to_stage, jsonb_build_object('reason', d.reason, 'because', 'the lead had left that stage entry'),
@@ -80,6 +92,7 @@ WHERE r.id = d.reply_id
 -- name: exclude
 INSERT INTO email_exclusions (address, reason, source)
 SELECT d.address, d.reason, d.source FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[]) AS d(task_id, address, reason, source)
+WHERE plain_address(d.address) IS NOT NULL
 ON CONFLICT DO NOTHING
 
 -- name: ask_person

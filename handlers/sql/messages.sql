@@ -2,28 +2,29 @@
 SELECT m AS message, l AS lead FROM messages m LEFT JOIN leads l ON l.id = m.lead_id WHERE m.id = ANY ($1)
 
 -- name: admit
--- The last word before a message goes out: $1 messages. What is admitted is `sending` from now on.
+-- The last word before a message goes out: $1 messages, $2 addresses. What is admitted is `sending` from now on.
 WITH free AS (
     SELECT m.id FROM messages m WHERE m.id = ANY ($1) ORDER BY m.id FOR NO KEY UPDATE SKIP LOCKED
 )
-UPDATE messages m SET status = 'sending', reserved_at = orchestrator.clock(), reason = NULL
+UPDATE messages m SET status = 'sending', reserved_at = orchestrator.clock(), reason = NULL, 
+    to_address = coalesce(nullif(d.address, ''), m.to_address)
 FROM unnest($1::uuid[], $2::text[]) AS d(id, address) JOIN free USING (id)
 WHERE m.id = d.id AND m.status IN ('scheduled', 'sending')
-  AND NOT EXISTS (SELECT FROM leads l WHERE l.id = m.lead_id AND l.do_not_contact)
+  AND NOT EXISTS (SELECT FROM leads l WHERE l.id = m.lead_id AND (l.do_not_contact OR l.stage_seq <> m.stage_seq))
   AND NOT EXISTS (SELECT FROM email_exclusions x WHERE plain_address(x.address) = plain_address(d.address))
 RETURNING m.id
 
 -- name: refusals
-SELECT m.id, CASE
-    WHEN m.status NOT IN ('scheduled', 'sending') THEN 'the message is ' || m.status
-    WHEN l.do_not_contact THEN 'do not contact'
-    WHEN x.reason IS NOT NULL THEN 'excluded: ' || x.reason
-    ELSE 'somebody else holds its row' END AS reason,
-    CASE WHEN m.status IN ('scheduled', 'sending') AND NOT coalesce(l.do_not_contact, false) AND x.reason IS NULL
-         THEN clock() + interval '1 second' END AS until
+SELECT m.id, why.reason, CASE WHEN why.reason IS NULL THEN clock() + interval '1 second' END AS until
 FROM unnest($1::uuid[], $2::text[]) AS d(id, address) JOIN messages m ON m.id = d.id
 LEFT JOIN leads l ON l.id = m.lead_id
 LEFT JOIN email_exclusions x ON plain_address(x.address) = plain_address(d.address)
+CROSS JOIN LATERAL (SELECT CASE
+    WHEN m.status NOT IN ('scheduled', 'sending') THEN 'the message is ' || m.status
+    WHEN l.do_not_contact THEN 'do not contact'
+    WHEN x.reason IS NOT NULL THEN 'excluded: ' || x.reason
+    WHEN l.stage_seq <> m.stage_seq THEN 'the lead has left that stage' END AS reason) AS why
 
 -- name: cancelled
-UPDATE messages SET status = 'cancelled', reason = 'its task was cancelled' WHERE id = $1 AND status IN ('scheduled', 'failed', 'unknown')
+UPDATE messages SET status = 'cancelled', reason = 'its task was cancelled'
+WHERE id::text = $1 AND status IN ('scheduled', 'sending', 'failed', 'unknown')

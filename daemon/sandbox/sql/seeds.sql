@@ -1,12 +1,5 @@
--- name: take_turns
--- Of several daemons that start at once, one finds the database empty.
-SELECT pg_advisory_xact_lock(hashtext('orchestrator.sandbox.seeds'))
-
 -- name: is_empty
 SELECT NOT EXISTS (SELECT FROM orchestrator.leads)
-
--- name: last_event
-SELECT coalesce(max(id), 0) FROM orchestrator.pipeline_events
 
 -- name: insert
 INSERT INTO orchestrator.leads (stage, name, phone, city, country, source, external_id, data, deadline_at)

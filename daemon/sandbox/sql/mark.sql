@@ -1,0 +1,15 @@
+-- name: take_turns
+-- Of several daemons that start at once, one marks the database and fills it.
+SELECT pg_advisory_xact_lock(hashtext('orchestrator.sandbox.mark'))
+
+-- name: state
+SELECT coalesce(obj_description('orchestrator'::regnamespace, 'pg_namespace'), '') LIKE '%orchestrator sandbox%' AS marked,
+       EXISTS (SELECT FROM orchestrator.leads) OR EXISTS (SELECT FROM orchestrator.replies)
+           OR EXISTS (SELECT FROM orchestrator.messages) OR EXISTS (SELECT FROM orchestrator.engine_calls) AS used
+
+-- name: mark
+-- A comment on the schema is durable, travels with a dump, and is seen by whoever looks at the database.
+DO $$ BEGIN
+    EXECUTE format('COMMENT ON SCHEMA orchestrator IS %L', concat_ws(E'\n',
+        obj_description('orchestrator'::regnamespace, 'pg_namespace'), 'orchestrator sandbox: nobody in here was ever contacted'));
+END $$
