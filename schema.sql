@@ -186,8 +186,7 @@ CREATE TABLE task_log (
     duration_ms      double precision,
     PRIMARY KEY (id)
 );
--- Rows arrive in the order of finished_at, so a block-range index finds the old ones at next to no cost.
-CREATE INDEX task_log_finished ON task_log USING brin (finished_at) WITH (pages_per_range = 16);
+CREATE INDEX task_log_finished ON task_log (finished_at);
 
 -- A daemon. While it lives it holds the advisory lock (class 'orch', number) on its listening connection;
 -- without such a connection (expects_lock false) only the leases tell.
@@ -356,6 +355,7 @@ DECLARE
     at_time timestamptz := (SELECT statement_timestamp() + shift FROM clock_shift);
     st record;
     missing text[];
+    named boolean;
 BEGIN
     IF NEW.id <> OLD.id OR NEW.pipeline <> OLD.pipeline THEN
         RAISE EXCEPTION 'a lead keeps its id and its pipeline' USING ERRCODE = 'PO001', HINT = 'insert a new lead instead';
@@ -363,6 +363,7 @@ BEGIN
     NEW.version := OLD.version + 1;
     NEW.updated_at := at_time;
     NEW.stage_seq := OLD.stage_seq;
+    named := NEW.touched < 0;
     NEW.from_stage := NULL;
     NEW.touched := 0;
     IF NEW.stage IS DISTINCT FROM OLD.stage THEN
@@ -397,8 +398,7 @@ BEGIN
         END IF;
         IF NEW.moved_task IS NOT DISTINCT FROM OLD.moved_task THEN   -- not a task's doing
             NEW.moved_task := NULL;
-            IF NEW.moved_by IS NOT DISTINCT FROM OLD.moved_by AND NEW.move_reason IS NOT DISTINCT FROM OLD.move_reason
-               AND coalesce(current_setting('orchestrator.mover_is_named', true), '') <> NEW.id::text THEN
+            IF NEW.moved_by IS NOT DISTINCT FROM OLD.moved_by AND NEW.move_reason IS NOT DISTINCT FROM OLD.move_reason AND NOT named THEN
                 NEW.moved_by := session_user;
                 NEW.move_reason := NULL;
             END IF;
@@ -427,6 +427,16 @@ BEGIN
     RETURN NEW;
 END $$;
 
+-- An UPDATE that names the same mover again can't be told from one that names none, but by the columns it lists:
+-- this trigger, which comes before the guard, leaves it a mark.
+CREATE FUNCTION mover_is_named() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.touched := -1;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER leads_a_mover BEFORE UPDATE OF moved_by ON leads FOR EACH ROW
+    WHEN (NEW.stage <> OLD.stage AND NEW.moved_by = OLD.moved_by AND NEW.moved_task IS NOT DISTINCT FROM OLD.moved_task)
+    EXECUTE FUNCTION mover_is_named();
 CREATE TRIGGER leads_guard_insert BEFORE INSERT ON leads FOR EACH ROW EXECUTE FUNCTION leads_before_insert();
 CREATE TRIGGER leads_guard_update BEFORE UPDATE ON leads FOR EACH ROW EXECUTE FUNCTION leads_before_update();
 
@@ -792,10 +802,8 @@ BEGIN
                 jsonb_build_object('missing', to_jsonb(missing), 'reason', reason), coalesce(actor, session_user));
         RETURN false;
     END IF;
-    PERFORM set_config('orchestrator.mover_is_named', lead::text, true);
     UPDATE leads SET stage = request_transition.to_stage, moved_by = coalesce(actor, session_user), move_reason = reason, moved_task = NULL
     WHERE id = lead;
-    PERFORM set_config('orchestrator.mover_is_named', '', true);
     RETURN true;
 END $$;
 
@@ -817,9 +825,7 @@ BEGIN
     ON CONFLICT (lead_id) DO UPDATE SET to_stage = excluded.to_stage, txid = excluded.txid;
     INSERT INTO pipeline_events (lead_id, event_type, from_stage, to_stage, metadata, actor)
     VALUES (lead, 'stage_override', l.stage, override_stage.to_stage, jsonb_build_object('reason', reason), override_stage.actor);
-    PERFORM set_config('orchestrator.mover_is_named', lead::text, true);
     UPDATE leads SET stage = override_stage.to_stage, moved_by = override_stage.actor, move_reason = reason, moved_task = NULL WHERE id = lead;
-    PERFORM set_config('orchestrator.mover_is_named', '', true);
     DELETE FROM stage_overrides WHERE lead_id = lead;
 END $$;
 

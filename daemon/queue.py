@@ -184,6 +184,8 @@ async def give_back_strays(conn: Connection, worker: UUID, tasks: Sequence[Task]
 
 async def enqueue(conn: Connection, tasks: Sequence[NewTask]) -> None:
     """Queue tasks; one that waits under the same dedup_key is brought forward instead."""
+    sooner = sorted(tasks, key=lambda t: (t.run_at is not None, t.run_at))  # of one dedup_key the first to be due
+    tasks = list({t.dedup_key or n: t for n, t in reversed(list(enumerate(sooner)))}.values())
     if tasks:
         columns = zip(*((t.kind, t.key, t.payload, t.run_at, t.priority, t.dedup_key) for t in tasks), strict=True)
         await conn.execute(SQL["enqueue"], *map(list, columns))

@@ -19,6 +19,7 @@ from daemon.task import NewTask, Task
 from handlers.lead import Lead
 
 SQL = Statements("handlers", "effects.sql")
+HOLD = {"leads": SQL["hold_leads"], "messages": SQL["hold_messages"], "replies": SQL["hold_replies"]}
 Json = Mapping[str, Any]
 NO_COLUMN = {"column": False}
 
@@ -211,6 +212,14 @@ HOLDING = (Change, Move, CancelMessages, Send, ReplyRead, AskPerson)  # they wri
 COLUMNS = {kind: [f.name for f in fields(kind) if f.metadata != NO_COLUMN] for kind in STATEMENTS}
 
 
+def id_in(payload: Mapping[str, Any], name: str) -> UUID | None:
+    """The id in a payload that anybody may have written; None if it is none."""
+    try:
+        return UUID(str(payload.get(name)))
+    except ValueError:
+        return None
+
+
 class Writer:
     """Holds and writes effects; what the tasks are about is the subclass's."""
 
@@ -221,7 +230,7 @@ class Writer:
         free: set[tuple[str, UUID]] = set()
         for table in sorted({table for table, _ in every}):
             ids = sorted(row_id for of, row_id in every if of == table)
-            free |= {(table, r["id"]) for r in await conn.fetch(SQL[f"hold_{table}"], ids)}
+            free |= {(table, r["id"]) for r in await conn.fetch(HOLD[table], ids)}
         return [task_id for task_id, its in wanted.items() if its <= free]
 
     async def commit(self, conn: Connection, effects: Sequence[tuple[Task, Effects]]) -> None:

@@ -21,6 +21,7 @@ DOES = {
     "lead.deadline": "act on its deadline",
     "lead.check": "check its data",
     "reply": "read its reply",
+    "reply.farewell": "note that it wants no more contact",
     "reply.classify": "classify its reply",
     "reply.route": "act on its reply",
     "approval": "act on a person's decision",
@@ -103,7 +104,8 @@ def _waits(f: Facts, now: datetime) -> Iterator[Wait]:
 
 
 def _daemon(f: Facts, now: datetime) -> Iterator[Wait]:
-    if not f.alive and (f.running or f.due(now) or f.later(now) or f.lead.deadline_at):
+    to_do = f.running or f.due(now) or f.later(now) or f.lead.deadline_at or any(facts.without_task(f, now))
+    if to_do and not f.alive:
         yield Wait("no daemon is running, so nothing happens", f"start one: {remedies.RUN}")
 
 
@@ -191,12 +193,15 @@ def _lead(f: Facts, now: datetime) -> Iterator[Wait]:
         yield Wait("we owe it an answer; its deadline is paused meanwhile", "see the tasks and messages of that answer")
     due = f.lead.deadline_at
     if f.live and due is not None and due > now and f.holding is None:
-        does, why = facts.deadline_does(f, now) or ("do nothing", "no step is left")
+        does, why = facts.deadline_does(f) or ("do nothing", "no step is left")
         what = f"it waits for the lead's word, or for its deadline at {at(due, now)} to {does} ({why})"
         yield Wait(what, f"another time: {remedies.snooze(f)}; by hand: {remedies.move(f)}")
     if f.missing:
         what = f"data is missing without which it doesn't go on to {f.on_complete}: {', '.join(f.missing)}"
         yield Wait(what, remedies.complete(f))
+    elif f.on_complete and not any(t["kind"] == "lead.check" for t in f.tasks):
+        check = pasted(SQL["check_lead"], f.lead.id)
+        yield Wait("its data is complete, but no check is queued that would move it on", f"now, not daily: {check}")
 
 
 def _nothing(f: Facts, now: datetime) -> Wait:
@@ -232,7 +237,7 @@ def _steps(f: Facts, now: datetime) -> Iterator[Step]:
 
 
 def _deadline_step(f: Facts, now: datetime) -> Iterator[Step]:
-    does, due = facts.deadline_does(f, now), f.lead.deadline_at
+    does, due = facts.deadline_does(f), f.lead.deadline_at
     if does is None or due is None or f.lead.row["archived_at"] is not None or _has_deadline_task(f):
         return
     if f.holding is not None:

@@ -89,8 +89,9 @@ class Facts:
         return next((m for m in self.messages if str(m["id"]) == wanted), None)
 
     def calls_of(self, task: Row, status: str) -> list[Row]:
-        """Its calls that are in flight (`reserved`), or of unknown outcome."""
-        return [c for c in self.calls if c["task_id"] == task["id"] and c["status"] == status]
+        """The calls of its present round that are in flight (`reserved`), or of unknown outcome."""
+        its = [c for c in self.calls if c["task_id"] == task["id"] and c["round"] == task["round"]]
+        return [c for c in its if c["status"] == status]
 
     @property
     def alive(self) -> list[Row]:
@@ -149,13 +150,13 @@ async def load(
 # -- what follows from them
 
 
-def deadline_does(f: Facts, now: datetime) -> tuple[str, str] | None:
+def deadline_does(f: Facts) -> tuple[str, str] | None:
     """What the lead's deadline does when it passes, and why; None if no step is left."""
     lead, stage = f.lead, f.stage
     if stage is None or not stage.deadlines:
         return None
     nurtured = lead.row["nurture_until"]
-    if nurtured is not None and nurtured <= max(now, lead.deadline_at or now):
+    if nurtured is not None and nurtured == lead.deadline_at:
         return "send CONVERSATION_FOLLOW_UP", "it was nurtured long enough"
     if lead.deadline_step >= len(stage.deadlines):
         return None

@@ -122,7 +122,7 @@ def _lock(f: Facts) -> Gate:
 
 
 def _deadline(f: Facts, now: datetime) -> Gate:
-    lead, does, put = f.lead, deadline_does(f, now), remedies.snooze(f)
+    lead, does, put = f.lead, deadline_does(f), remedies.snooze(f)
     if f.paused:
         return Gate("deadline", False, f"paused while we owe an answer; to go on: {put}")
     if lead.deadline_at is None:

@@ -10,7 +10,7 @@ from daemon.db import Connection, Statements
 from daemon.errors import DeclarationError
 from daemon.outcome import Done, Outcome
 from daemon.task import Kind, Policy, Task
-from handlers.effects import AddressMended, Alert, Change, Effect, Effects, Event, Move, Send, Writer
+from handlers.effects import AddressMended, Alert, Change, Effect, Effects, Event, Move, Send, Writer, id_in
 from handlers.lead import Lead
 from handlers.pipeline import Attempt, Deadline, FlagFor, GoTo, Handler, Pipeline, Say, Stage, done
 
@@ -48,7 +48,7 @@ class Leads(Writer):
     async def cancel(self, conn: Connection, kind: str, payload: Mapping[str, Any]) -> None:
         """A person doesn't want this action: it is owed no more."""
         if kind in self._why:
-            await conn.execute(SQL["entry_cancelled"], payload.get("lead_id"), payload.get("stage_seq"))
+            await conn.execute(SQL["entry_cancelled"], id_in(payload, "lead_id"), payload.get("stage_seq"))
 
 
 def mourn(lead_id: UUID, task: Task, why: str, unknown: bool) -> Effects:

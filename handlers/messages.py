@@ -16,7 +16,7 @@ from daemon.ledger import Refused
 from daemon.outcome import Done, Fail, Outcome, Snooze
 from daemon.task import Kind, Policy, Task
 from handlers.addresses import normal_address, problem_with_phone
-from handlers.effects import Change, Effect, Effects, Event, MessageEnded, MessageWaits, Move, Writer
+from handlers.effects import Change, Effect, Effects, Event, MessageEnded, MessageWaits, Move, Writer, id_in
 from handlers.lead import Lead
 from handlers.leads import Pipelines, mourn
 from handlers.pipeline import done
@@ -114,7 +114,7 @@ class Messages(Writer):
 
     async def cancel(self, conn: Connection, kind: str, payload: Mapping[str, Any]) -> None:
         """A person's cancelling of the task cancels the message."""
-        await conn.execute(SQL["cancelled"], payload.get("message_id"))
+        await conn.execute(SQL["cancelled"], id_in(payload, "message_id"))
 
 
 def kinds(pipelines: Pipelines) -> list[Kind[Effects]]:

@@ -28,6 +28,7 @@ from handlers.effects import (
     Move,
     ReplyRead,
     Writer,
+    id_in,
 )  # fmt: skip
 from handlers.lead import Lead
 from handlers.leads import Pipelines
@@ -84,7 +85,7 @@ class Replies(Writer):
 
     async def cancel(self, conn: Connection, kind: str, payload: Mapping[str, Any]) -> None:
         """A person doesn't want this reply handled."""
-        await conn.execute(SQL["handled"], payload.get("reply_id"))
+        await conn.execute(SQL["handled"], id_in(payload, "reply_id"))
 
 
 def kinds(pipelines: Pipelines) -> list[Kind[Effects]]:

@@ -209,6 +209,12 @@ def _scenes(daemon: Daemon, database: access.Database, sandbox: "Sandbox | None"
         yield sandbox.people(daemon.dsn)
         yield sandbox.time(daemon.dsn)
         yield _shown(daemon, database, sandbox, plain=play.plain)
+        yield _tell_end(daemon, sandbox)
+
+
+async def _tell_end(daemon: Daemon, sandbox: "Sandbox") -> None:
+    await daemon.asked_to_stop()
+    sandbox.ending = True
 
 
 async def _shown(daemon: Daemon, database: access.Database, sandbox: "Sandbox", *, plain: bool) -> None:

@@ -28,13 +28,14 @@ Also = Callable[[Connection], Awaitable[object]]
 
 @dataclass(slots=True)
 class Sandbox:
-    """A running sandbox at `url`; a daemon with its `settings` reaches nothing outside."""
+    """A running sandbox at `url`; a daemon with its `settings` reaches nothing outside. `ending`: it is to stop."""
 
     settings: Settings
     url: str
     engines: Engines
     clock: BusinessClock
     crowd: People
+    ending: bool = False
     _told: int | None = None
 
     async def enter(self, conn: Connection, *also: Also) -> int:

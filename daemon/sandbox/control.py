@@ -12,6 +12,7 @@ from daemon.sandbox.faults import EVERY, MEANING, USUAL_S, Fault, Faults
 from daemon.sandbox.operations import ENGINES, OPERATIONS
 
 ROUTE = "/faults"
+KNOWN = {fault.value: meaning for fault, meaning in MEANING.items()}
 
 
 class Wish(BaseModel):
@@ -66,7 +67,7 @@ class Control:
         try:
             wish = Wish.model_validate(body)
         except ValidationError as error:
-            return problem(422, "that is no fault to be had", errors=_flaws(error), faults=MEANING)
+            return problem(422, "that is no fault to be had", errors=_flaws(error), known=KNOWN)
         if why := wish.refused(self.engines):
             return problem(422, why)
         rule = self.faults.add(wish.fault, wish.engine, operation=wish.operation, seconds=wish.seconds, **wish.rule())
@@ -76,7 +77,7 @@ class Control:
         """The rules, what they did, and what else there is."""
         fired, survived = self.faults.fired.total(), self.faults.survived.total()
         rules = [rule.document() for rule in self.faults.rules]
-        return answer({"success": True, "faults": rules, "fired": fired, "survived": survived, "known": MEANING})
+        return answer({"success": True, "faults": rules, "fired": fired, "survived": survived, "known": KNOWN})
 
     async def clear(self, request: web.Request) -> web.Response:
         """No more faults."""

@@ -71,7 +71,7 @@ def survived(faults: Faults) -> str:
     fired = faults.fired.total()
     if not fired:
         return "none yet"
-    kinds = "  ".join(f"{fault} {n}" for fault, n in faults.fired.most_common())
+    kinds = "  ".join(f"{fault}:{n}" for fault, n in faults.fired.most_common())
     return f"{faults.survived.total()} of {fired} survived  {kinds}"
 
 

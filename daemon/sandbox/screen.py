@@ -24,7 +24,7 @@ NAMES = 19
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """All there is to be seen; `away_s`: for how long the database hasn't answered."""
+    """All there is to be seen; `away_s`: for how long the database hasn't answered; `ending`: the daemon finishes."""
 
     figures: Figures
     faults: Faults
@@ -32,6 +32,7 @@ class Scene:
     happenings: Sequence[Happening] = ()
     speed: float = 1.0
     away_s: float = 0.0
+    ending: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Size:
 
     @property
     def left(self) -> int:
-        return 48 if self.wide else 29
+        return 40 if self.wide else 29
 
     @property
     def right(self) -> int:
@@ -83,9 +84,11 @@ def _header(scene: Scene, size: Size) -> Text:
     pace = f"  {scene.speed:,.0f} times as fast" if scene.speed > 1 else ""
     now = scene.places.local(scene.figures.now)
     clock = f"{now:%a %d %b %Y %H:%M:%S} {scene.places.timezone}{pace}"
-    if scene.away_s:
-        clock = f"the database is away for {scene.away_s:.0f} s"
-    api = f"{scene.places.api} "
+    if scene.ending:
+        clock = "ending: what is being done is finished first"
+    elif scene.away_s:
+        clock = f"the database hasn't answered for {scene.away_s:.0f} s"
+    api = f" {scene.places.api} "
     line = Text(f"{title}  {clock}"[: size.width], style="bold reverse", no_wrap=True, end="\n")
     line.append(api.rjust(max(size.width - len(line.plain), 0))[: max(size.width - len(line.plain), 0)])
     return line
@@ -134,7 +137,7 @@ def _bar(stage: StageCount, most: int, width: int) -> Text:
 def _right(scene: Scene, size: Size, rows: int) -> list[Text]:
     lines = [*_figures(scene), Text()]
     newest = scene.happenings[-max(rows - len(lines), 0) :]
-    return [*lines, *(_line(told, scene.places, size.wide) for told in newest)][:rows]
+    return [*lines, *(_line(told, scene, size.wide) for told in newest)][:rows]
 
 
 def _figures(scene: Scene) -> Iterator[Text]:
@@ -151,8 +154,9 @@ def _figures(scene: Scene) -> Iterator[Text]:
         yield Text.assemble((f"{name:<{LABELS}}", "bold"), (told, style))
 
 
-def _line(told: Happening, places: Places, wide: bool) -> Text:
-    at, names = ("%a %H:%M:%S", 16) if wide else ("%H:%M", 12)
-    when = f"{places.local(told.at):{at}}  " if wide else f"{places.local(told.at):{at}} "
+def _line(told: Happening, scene: Scene, wide: bool) -> Text:
+    at, names = ("%H:%M:%S ", 16) if wide else ("%H:%M ", 12)
+    at = "%a %H:%M " if wide and scene.speed > 1 else at
     who = f"{short(told.who, names):<{names}} " if told.who else ""
+    when = f"{scene.places.local(told.at):{at}}"
     return Text.assemble((when, "dim"), (who, "bold"), (told.what if wide else told.brief, told.style))

@@ -25,7 +25,7 @@ async def show(
     viewer: Narrator | Watch = Narrator(console, places, follower)
     if not plain and fits(*console.size):
         scene = Scene(Figures(), sandbox.engines.faults, places, speed=sandbox.clock.speed)
-        viewer = Watch(console, scene, follower)
+        viewer = Watch(console, scene, follower, lambda: sandbox.ending)
     try:
         await viewer.run(dsn)
     finally:

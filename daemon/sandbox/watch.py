@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from rich.console import Console
@@ -29,6 +30,7 @@ class Watch:
     console: Console
     scene: Scene
     follower: Follower
+    ending: Callable[[], bool] = lambda: False
     _happenings: deque[Happening] = field(default_factory=lambda: deque(maxlen=KEPT))
     _looked: float = 0.0
 
@@ -65,7 +67,7 @@ class Watch:
     async def _draw(self, live: Live) -> None:
         while True:
             away_s = asyncio.get_running_loop().time() - self._looked
-            scene = replace(self.scene, away_s=away_s if away_s > AWAY_S else 0.0)
+            scene = replace(self.scene, away_s=away_s if away_s > AWAY_S else 0.0, ending=self.ending())
             width, height = self.console.size
             live.update(screen.draw(scene, width, height), refresh=True)
             await asyncio.sleep(DRAW_S)

@@ -35,7 +35,3 @@ RETURNING name
 
 -- name: seed_schedule
 INSERT INTO schedules (name, cron, timezone) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING
-
--- name: queue_depth
-SELECT status, count(*) AS n, extract(epoch FROM orchestrator.clock() - min(run_at) FILTER (WHERE run_at <= orchestrator.clock())) AS oldest
-FROM tasks GROUP BY status

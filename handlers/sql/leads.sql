@@ -5,7 +5,7 @@ SELECT l.* FROM leads l WHERE l.id = ANY ($1)
 SELECT id FROM leads WHERE id = ANY ($1) AND deadline_at <= orchestrator.clock()
 
 -- name: entry_cancelled
-UPDATE leads SET entry_pending = false WHERE id::text = $1 AND stage_seq = $2
+UPDATE leads SET entry_pending = false WHERE id = $1 AND stage_seq = $2
 
 -- name: sync_pipeline
 INSERT INTO pipelines (name, initial, checked) VALUES ($1, $2, $3)

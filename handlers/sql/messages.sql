@@ -27,4 +27,4 @@ CROSS JOIN LATERAL (SELECT CASE
 
 -- name: cancelled
 UPDATE messages SET status = 'cancelled', reason = 'its task was cancelled'
-WHERE id::text = $1 AND status IN ('scheduled', 'sending', 'failed', 'unknown')
+WHERE id = $1 AND status IN ('scheduled', 'sending', 'failed', 'unknown')

@@ -9,6 +9,9 @@ UPDATE orchestrator.leads SET email = '…' WHERE id = $1
 -- name: add_data
 UPDATE orchestrator.leads SET data = data || $2 WHERE id = $1
 
+-- name: check_lead
+SELECT orchestrator.enqueue('lead.check', jsonb_build_object('lead_id', $1::text), 'lead:' || $1)
+
 -- name: set_deadline
 UPDATE orchestrator.leads SET deadline_at = orchestrator.clock() + interval '1 day' WHERE id = $1
 

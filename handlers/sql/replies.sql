@@ -18,7 +18,7 @@ LEFT JOIN leads l ON l.id = coalesce(r.lead_id, m.id)
 WHERE r.id = ANY ($1)
 
 -- name: handled
-UPDATE replies SET status = 'ignored', reason = 'its task was cancelled' WHERE id::text = $1 AND status = 'received'
+UPDATE replies SET status = 'ignored', reason = 'its task was cancelled' WHERE id = $1 AND status = 'received'
 
 -- name: approval
 SELECT a.id, a.checkpoint, a.status, a.payload, a.lead_id FROM approval_queue a WHERE a.id = ANY ($1)

@@ -45,7 +45,7 @@ def task(number: int = 42, status: str = "available", kind: str = "message", **c
     if kind == "message":
         payload |= {"message_id": str(MESSAGE), "template": "VIDEO"}
     row = {"id": number, "kind": kind, "key": f"lead:{LEAD}", "payload": payload, "status": status, "run_at": NOW,
-           "attempt": 0, "max_attempts": 3, "interruptions": 0, "error": None, "worker": None,
+           "attempt": 0, "max_attempts": 3, "interruptions": 0, "round": 0, "error": None, "worker": None,
            "started_at": hours(-1), "lease_expires_at": NOW + timedelta(seconds=30)}  # fmt: skip
     return {**row, **columns}
 
@@ -69,6 +69,7 @@ DEAD = task(status="dead", error="engine sms answered 400")
 NO_PHONE = task(status="dead", error="no usable address: the lead has none")
 CALL = {
     "task_id": 42,
+    "round": 0,
     "status": "unknown",
     "engine": "sms",
     "operation": "/api/send",
@@ -153,7 +154,7 @@ SITUATIONS: dict[str, tuple[Facts, tuple[str, ...]]] = {
         ("VIDEO is suppressed (do not contact)", "goes on to AI_CONVERSATION", "leads move"),
     ),
     "the first message was dropped": (
-        facts(lead("NEW_LEAD"), messages=[message("cancelled", reason="its task was cancelled", then_to="AI_CONVERSATION")]),
+        facts(lead("NEW_LEAD"), messages=[message("cancelled", then_to="AI_CONVERSATION")]),
         ("VIDEO is cancelled", "leads move"),
     ),
     "snoozed": (
@@ -187,7 +188,11 @@ SITUATIONS: dict[str, tuple[Facts, tuple[str, ...]]] = {
     ),
     "only its data is missing": (
         facts(lead("AI_CONVERSATION", data={**COMPLETE, "condition": " "}, deadline_step=3)),
-        ("goes on to DEAL_VALIDATION: condition", "SET data = data ||"),
+        ("go on to DEAL_VALIDATION: condition", "SET data = data ||"),
+    ),
+    "its data is complete, but nobody looks": (
+        facts(lead("AI_CONVERSATION", data=COMPLETE)),
+        ("complete", "no check is queued", f"enqueue('lead.check', jsonb_build_object('lead_id', '{LEAD}'::text)"),
     ),
     "at its end": (facts(lead("COMPLETED")), ("COMPLETED is terminal", "--override")),
     "archived": (facts(lead("DEAD_LEAD", archived_at=hours(-50))), ("archived", "50 h ago", "archived_at = NULL")),
@@ -229,7 +234,7 @@ CLOSED: dict[str, tuple[str, Facts, str]] = {
     "message: suppressed": ("message", facts(messages=[message("suppressed", reason="excluded: bounce")]), "excluded"),
     "engine_budget": ("engine_budget", facts(tasks=[BUDGET]), "ORCHESTRATOR_ENGINES__SMS__DAILY_BUDGET"),
     "key_order: due": ("key_order", facts(tasks=[task(7, kind="lead.check"), task(42)]), "waits for task 7"),
-    "key_order: running": ("key_order", facts(tasks=[task(7), {**RUNNING}]), "task 7 (message VIDEO) waits for task 42"),
+    "key_order: running": ("key_order", facts(tasks=[task(7), RUNNING]), "(message VIDEO) waits for task 42"),
     "lease": ("lease", facts(tasks=[RUNNING]), "lease lasts until"),
     "lock": ("lock", facts(holder=PSQL), "pg_terminate_backend(99)"),
     "deadline: held": ("deadline", facts(lead(deadline_at=hours(1)), tasks=[DEAD]), "held by dead task 42"),
@@ -264,6 +269,13 @@ def test_a_dead_task_of_another_stage_entry_holds_no_deadline() -> None:
     explanation = explain(facts(lead(deadline_at=hours(1)), tasks=[old]), NOW)
     assert gate(explanation, "deadline").open
     assert Step("move it to VIDEO_SENT", hours(1), "offer unanswered for 48 h") in explanation.next
+
+
+def test_a_call_of_an_earlier_round_is_history() -> None:
+    again = task(status="dead", error="engine sms answered 400", round=1)
+    [wait] = explain(facts(tasks=[again], calls=[CALL]), NOW).waiting_for
+    assert "tasks retry 42" in wait.do
+    assert "ask sms" not in wait.do
 
 
 def test_a_held_deadline_has_no_time() -> None:

@@ -78,15 +78,18 @@ def _uses(module: str) -> Iterator[Use]:
     for node in ast.walk(MODULES[module]):
         if isinstance(node, ast.Subscript) and ast.unparse(node.value) in known:
             file, where = known[ast.unparse(node.value)], f"{module}:{node.lineno}"
-            yield from (Use(file, name, where) for name in _names(module, node.slice))
+            yield from (Use(file, name, where) for name in _names(module, file, node.slice))
 
 
-def _names(module: str, subscript: ast.expr) -> list[str]:
+def _names(module: str, file: Path, subscript: ast.expr) -> list[str]:
     """The names that a subscript may stand for: what it says, else every name that the module says somewhere."""
     if isinstance(subscript, ast.Constant):
         return [str(subscript.value)]
     if isinstance(subscript, ast.IfExp):
-        return [*_names(module, subscript.body), *_names(module, subscript.orelse)]
+        return [*_names(module, file, subscript.body), *_names(module, file, subscript.orelse)]
+    if isinstance(subscript, ast.JoinedStr):
+        said = "".join(re.escape(part.value) if isinstance(part, ast.Constant) else ".+" for part in subscript.values)
+        return [name for name in _named(file) if re.fullmatch(said, name)]
     if isinstance(subscript, ast.Attribute):
         return _class_constants(module, subscript.attr)
     return _strings(module)

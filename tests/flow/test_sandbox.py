@@ -1,26 +1,23 @@
 """A whole daemon among the sandbox's engines and people."""
 
 import asyncio
-import io
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
 import aiohttp
 import pytest
-from rich.console import Console
 
-from daemon.app import Daemon
 from daemon.db import Connection
-from daemon.sandbox import Heard, Moods, Sandbox, open_sandbox
+from daemon.sandbox import Heard, Sandbox, open_sandbox
 from daemon.sandbox.operations import ENGINES, OPERATIONS
 from daemon.sandbox.reading import classify, learn
 from daemon.settings import load_settings
+from tests.support.processes import until
+from tests.support.sandbox import running
 
-LIVELY = Moods(latency_s=(0.001, 0.01), busy=0.2, slow=0.02, slow_s=(0.2, 0.4))
 LOSE_CONNECTION = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE application_name = 'orchestrator sandbox' AND datname = current_database()
@@ -61,41 +58,28 @@ SELECT NOT EXISTS (SELECT FROM tasks WHERE status <> 'dead' AND run_at <= orches
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
-    async with open_sandbox(load_settings({}), pace=0.1, moods=LIVELY) as opened:
+    async with open_sandbox(load_settings({}), pace=0.1, latency_s=(0.001, 0.01)) as opened:
         yield opened
 
 
-@asynccontextmanager
-async def running(sandbox: Sandbox, dsn: str, *extras: Coroutine[Any, Any, None]) -> AsyncIterator[Daemon]:
-    daemon = Daemon(sandbox.settings, dsn, dsn)
-    async with daemon.assembled():
-        await daemon.open_database()
-        task = asyncio.create_task(daemon.run((sandbox.people(dsn), *extras)))
-        try:
-            yield daemon
-        finally:
-            daemon.stop()
-            await task
-
-
-async def until(holds: Callable[[], Coroutine[Any, Any, bool]], seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while not await holds():
-        if time.monotonic() > end:
-            return False
-        await asyncio.sleep(0.1)
+async def reached(holds: Callable[[], Awaitable[Any]], within: float) -> bool:
+    try:
+        await until(holds, within, "", pause=0.1)
+    except AssertionError:
+        return False
     return True
 
 
 async def test_every_sample_lead_meets_its_fate(sandbox: Sandbox, dsn: str, conn: Connection) -> None:
-    assert await sandbox.seed(conn) == len(ENDS)
-    assert await sandbox.seed(conn) == 0
+    assert await sandbox.enter(conn) == len(ENDS)
+    assert await sandbox.enter(conn) == 0
 
-    async with running(sandbox, dsn):
-        settled = await until(lambda: conn.fetchval(SETTLED, list(ENDS), list(ENDS.values())), 30)
+    async with running(sandbox, dsn, sandbox.time(dsn)):
+        settled = await reached(lambda: conn.fetchval(SETTLED, list(ENDS), list(ENDS.values())), 30)
     leads = {r["name"]: r for r in await conn.fetch("SELECT * FROM leads")}
     assert {name: lead["stage"] for name, lead in leads.items()} == ENDS
     assert settled
+    assert await conn.fetchval("SELECT shift = '0' FROM clock_shift"), "nobody asked for another time"
 
     stays = {name for name, lead in leads.items() if lead["stage_seq"] == 1}
     assert all(leads[name]["needs_review"] and leads[name]["review_reason"] for name in stays), stays
@@ -123,28 +107,6 @@ async def test_every_sample_lead_meets_its_fate(sandbox: Sandbox, dsn: str, conn
     assert await conn.fetchval("SELECT count(*) FROM tasks WHERE status = 'dead'") == len(UNREACHABLE)
 
 
-async def test_nothing_is_said_twice_though_engines_turn_calls_away(
-    sandbox: Sandbox, dsn: str, conn: Connection
-) -> None:
-    await sandbox.seed(conn)
-    async with running(sandbox, dsn):
-        await until(lambda: conn.fetchval(SETTLED, list(ENDS), list(ENDS.values())), 30)
-
-    assert sandbox.engines.turned_away > 0
-    calls = Counter((c.engine, c.path, c.key) for c in sandbox.engines.made)
-    assert set(calls.values()) == {1}
-    heard = [(c.request["lead_id"], c.request["template"]) for c in sandbox.engines.made if c.engine == "sms"]
-    by_stage = [said for said in heard if said[1] not in ("CONVERSATION", "COUNTER", "QUESTION")]
-    assert len(by_stage) == len(set(by_stage))
-    entries = await conn.fetch(
-        "SELECT count(*) AS n FROM messages WHERE template NOT IN ('CONVERSATION', 'COUNTER', 'QUESTION') "
-        "GROUP BY lead_id, stage_seq, template HAVING count(*) > 1"
-    )
-    assert not entries
-    assert await conn.fetchval("SELECT count(*) FROM messages WHERE status IN ('unknown', 'sending')") == 0
-    assert await conn.fetchval("SELECT count(DISTINCT external_id) = count(*) FROM replies")
-
-
 async def test_people_answer_across_a_lost_connection(sandbox: Sandbox, dsn: str, conn: Connection) -> None:
     lead = await conn.fetchval("INSERT INTO leads (name, phone) VALUES ('Ann', '+447700900001') RETURNING id")
     facts = {"persona": "accepter"}
@@ -155,10 +117,10 @@ async def test_people_answer_across_a_lost_connection(sandbox: Sandbox, dsn: str
     speaking = asyncio.create_task(sandbox.people(dsn))
     try:
         sandbox.crowd.hear(Heard(lead, "OFFER", "one", {}, facts))
-        assert await until(lambda: answered(1), 10)
+        assert await reached(lambda: answered(1), 10)
         await conn.execute(LOSE_CONNECTION)
         sandbox.crowd.hear(Heard(lead, "VIDEO", "two", {}, facts))
-        assert await until(lambda: answered(2), 10)
+        assert await reached(lambda: answered(2), 10)
     finally:
         speaking.cancel()
         with suppress(asyncio.CancelledError):
@@ -175,10 +137,14 @@ async def test_who_hears_again_before_answering_answers_the_later_message(sandbo
     assert not sandbox.crowd._pending
 
 
-async def test_a_database_with_leads_gets_no_samples(sandbox: Sandbox, conn: Connection) -> None:
-    await conn.execute("INSERT INTO leads (name, phone) VALUES ('Somebody', '+447700900001')")
-    assert await sandbox.seed(conn) == 0
-    assert await conn.fetchval("SELECT count(*) FROM leads") == 1
+async def test_an_empty_database_gets_more_than_leads_if_there_is_more(sandbox: Sandbox, conn: Connection) -> None:
+    async def campaign(inside: Connection) -> None:
+        assert inside.is_in_transaction()
+        await inside.execute("INSERT INTO schedules (name, cron) VALUES ('sample', '0 9 * * *')")
+
+    assert await sandbox.enter(conn, campaign) == len(ENDS)
+    assert await sandbox.enter(conn, campaign) == 0
+    assert await conn.fetchval("SELECT count(*) FROM schedules WHERE name = 'sample'") == 1
 
 
 async def test_settings_lead_to_nothing_real() -> None:
@@ -202,17 +168,6 @@ async def test_settings_lead_to_nothing_real() -> None:
     assert played.send.quiet_hours is None
 
 
-async def test_a_key_is_turned_away_once_at_most_and_answered_once(sandbox: Sandbox) -> None:
-    sandbox.engines.moods = Moods(latency_s=(0, 0.001), busy=1.0, slow=0)
-    url, body = f"{sandbox.settings.engines['sms'].url}/api/send", {"template": "VIDEO", "to": "+447700900001"}
-    async with aiohttp.ClientSession(headers={"Idempotency-Key": "one"}) as session:
-        async with session.post(url, json=body) as busy:
-            assert (busy.status, busy.headers["Retry-After"]) == (503, "1")
-        answers = [await (await session.post(url, json=body)).json() for _ in range(2)]
-    assert answers[0] == answers[1]
-    assert len(sandbox.engines.made) == 1
-
-
 async def test_engines_refuse_what_the_contract_does_not_know(sandbox: Sandbox) -> None:
     base = sandbox.settings.engines["sms"].url
     async with aiohttp.ClientSession() as session:
@@ -230,7 +185,7 @@ async def test_engines_refuse_what_the_contract_does_not_know(sandbox: Sandbox) 
 async def test_every_operation_bears_an_empty_and_an_odd_request(
     sandbox: Sandbox, engine_and_path: tuple[str, str]
 ) -> None:
-    sandbox.engines.moods = Moods(latency_s=(0, 0.001), busy=0, slow=0)
+    sandbox.engines.faults.clear()
     engine, path = engine_and_path
     odd = {"lead": [1], "leads": [1, {"id": None}], "reply": None, "context": "x", "payloads": {}, "count": "many"}
     async with aiohttp.ClientSession() as session:
@@ -238,62 +193,6 @@ async def test_every_operation_bears_an_empty_and_an_odd_request(
             async with session.post(f"{sandbox.settings.engines[engine].url}{path}", json=body) as answer:
                 assert answer.status == 200
                 assert isinstance(await answer.json(), dict)
-
-
-async def test_the_narrator_tells_each_event_once_and_only_to_people(
-    sandbox: Sandbox, dsn: str, conn: Connection
-) -> None:
-    silent, told = io.StringIO(), io.StringIO()
-    await sandbox.narrate(dsn, Console(file=silent, force_terminal=False))  # returns at once
-    assert not silent.getvalue()
-
-    screen = Console(file=told, width=200, force_terminal=True, color_system=None)
-    await conn.execute("INSERT INTO leads (name, phone) VALUES ('Long Ago', '+447700900001')")
-    telling = asyncio.create_task(sandbox.narrate(dsn, screen))
-    try:
-
-        async def listening() -> bool:
-            return "NEW_LEAD 1 |" in told.getvalue()
-
-        async def heard() -> bool:
-            return "needs a person: odd [/bold]" in told.getvalue()
-
-        assert await until(listening, 10)
-        await conn.execute(
-            "WITH l AS (INSERT INTO leads (name, phone) VALUES ('Zoe [red]', '+447700900002') RETURNING id) "
-            "INSERT INTO pipeline_events (lead_id, event_type, metadata) "
-            """SELECT id, 'flagged', '{"reason": "odd [/bold]", "reply_id": "no id at all"}' FROM l"""
-        )
-        assert await until(heard, 10)
-        await conn.execute(LOSE_CONNECTION)
-        await conn.execute(
-            "UPDATE leads SET stage = 'DEAD_LEAD', moved_by = 'me', move_reason = 'over' WHERE name ~ 'Zoe'"
-        )
-
-        async def told_of_the_end() -> bool:
-            return "NEW_LEAD → DEAD_LEAD   over" in told.getvalue()
-
-        assert await until(told_of_the_end, 10)
-    finally:
-        telling.cancel()
-        with suppress(asyncio.CancelledError):
-            await telling
-    assert "orchestrator db shell" in told.getvalue()
-    assert told.getvalue().count("Zoe [red]") == 3
-    assert "Long Ago" not in told.getvalue()
-
-
-async def test_what_it_says_to_try_works(conn: Connection) -> None:
-    from daemon.sandbox.narrator import TO_TRY  # noqa: PLC0415
-
-    for stage in ("OFFER_MADE", "VIDEO_SENT"):
-        await conn.execute("INSERT INTO leads (name, phone, stage) VALUES ('A', '+447700900001', $1)", stage)
-    for statement in TO_TRY.values():
-        await conn.execute(statement)
-    counts = await conn.fetchrow("SELECT (SELECT count(*) FROM leads), (SELECT count(*) FROM replies)")
-    assert counts is not None
-    assert tuple(counts) == (3, 1)
-    assert await conn.fetchval("SELECT count(*) FROM leads WHERE stage = 'RETRY_1'") == 1
 
 
 @pytest.mark.parametrize(

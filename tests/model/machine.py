@@ -349,14 +349,16 @@ class QueueMachine(RuleBasedStateMachine):
         assert done == (row is not None and row["status"] != "running")
         assert before.unlike(self.now) <= ({task} if done else set())
         if done:
-            self._check_decided(task, cancel=cancel)
+            self._check_decided(before.tasks[task], cancel=cancel)
 
-    def _check_decided(self, task: int, *, cancel: bool) -> None:
+    def _check_decided(self, was: asyncpg.Record, *, cancel: bool) -> None:
         if cancel:
-            assert self.now.ended[task] == "cancelled"
-        else:
-            row = self.now.tasks[task]
-            assert (row["status"], row["attempt"], row["interruptions"], row["due"]) == ("available", 0, 0, True)
+            assert self.now.ended[was["id"]] == "cancelled"
+            return
+        row = self.now.tasks[was["id"]]
+        assert (row["status"], row["due"]) == ("available", True)
+        kept = (0, 0) if was["status"] == "dead" else (was["attempt"], was["interruptions"])
+        assert (row["attempt"], row["interruptions"]) == kept
 
     # -- always
 
