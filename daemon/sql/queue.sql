@@ -127,4 +127,4 @@ RETURNING id, kind, key, payload, attempt, max_attempts, round, interruptions
 
 -- name: prune_log
 DELETE FROM task_log WHERE id IN (
-    SELECT id FROM task_log WHERE finished_at < clock_timestamp() - make_interval(days => $1) ORDER BY finished_at LIMIT 5000)
+    SELECT id FROM task_log WHERE finished_at < now() - make_interval(days => $1) ORDER BY finished_at LIMIT 5000)
