@@ -355,7 +355,8 @@ DECLARE
     at_time timestamptz := (SELECT statement_timestamp() + shift FROM clock_shift);
     st record;
     missing text[];
-    named boolean;
+    mover_named boolean;
+    reason_named boolean;
 BEGIN
     IF NEW.id <> OLD.id OR NEW.pipeline <> OLD.pipeline THEN
         RAISE EXCEPTION 'a lead keeps its id and its pipeline' USING ERRCODE = 'PO001', HINT = 'insert a new lead instead';
@@ -363,7 +364,8 @@ BEGIN
     NEW.version := OLD.version + 1;
     NEW.updated_at := at_time;
     NEW.stage_seq := OLD.stage_seq;
-    named := NEW.touched < 0;
+    mover_named := NEW.touched IN (-1, -3);
+    reason_named := NEW.touched IN (-2, -3);
     NEW.from_stage := NULL;
     NEW.touched := 0;
     IF NEW.stage IS DISTINCT FROM OLD.stage THEN
@@ -398,8 +400,10 @@ BEGIN
         END IF;
         IF NEW.moved_task IS NOT DISTINCT FROM OLD.moved_task THEN   -- not a task's doing
             NEW.moved_task := NULL;
-            IF NEW.moved_by IS NOT DISTINCT FROM OLD.moved_by AND NEW.move_reason IS NOT DISTINCT FROM OLD.move_reason AND NOT named THEN
+            IF NEW.moved_by IS NOT DISTINCT FROM OLD.moved_by AND NOT mover_named THEN
                 NEW.moved_by := session_user;
+            END IF;
+            IF NEW.move_reason IS NOT DISTINCT FROM OLD.move_reason AND NOT reason_named THEN
                 NEW.move_reason := NULL;
             END IF;
         END IF;
@@ -427,16 +431,19 @@ BEGIN
     RETURN NEW;
 END $$;
 
--- An UPDATE that names the same mover again can't be told from one that names none, but by the columns it lists:
--- this trigger, which comes before the guard, leaves it a mark.
-CREATE FUNCTION mover_is_named() RETURNS trigger LANGUAGE plpgsql AS $$
+-- An UPDATE that names the same mover or reason again can't be told from one that names none, but by the columns it
+-- lists: these triggers, which come before the guard, leave it a mark (-1 mover, -2 reason, -3 both).
+CREATE FUNCTION named_again() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    NEW.touched := -1;
+    NEW.touched := least(NEW.touched, 0) - TG_ARGV[0]::smallint;
     RETURN NEW;
 END $$;
 CREATE TRIGGER leads_a_mover BEFORE UPDATE OF moved_by ON leads FOR EACH ROW
     WHEN (NEW.stage <> OLD.stage AND NEW.moved_by = OLD.moved_by AND NEW.moved_task IS NOT DISTINCT FROM OLD.moved_task)
-    EXECUTE FUNCTION mover_is_named();
+    EXECUTE FUNCTION named_again(1);
+CREATE TRIGGER leads_a_reason BEFORE UPDATE OF move_reason ON leads FOR EACH ROW
+    WHEN (NEW.stage <> OLD.stage AND NEW.move_reason = OLD.move_reason AND NEW.moved_task IS NOT DISTINCT FROM OLD.moved_task)
+    EXECUTE FUNCTION named_again(2);
 CREATE TRIGGER leads_guard_insert BEFORE INSERT ON leads FOR EACH ROW EXECUTE FUNCTION leads_before_insert();
 CREATE TRIGGER leads_guard_update BEFORE UPDATE ON leads FOR EACH ROW EXECUTE FUNCTION leads_before_update();
 

@@ -106,10 +106,9 @@ class Daemon:
         self.timers.ask("sweep")
         self.worker.wake()
 
-    def _doubt(self) -> None:
+    def _doubt(self) -> list[int]:
         """The ear went dead: the other connections may be half-open, too."""
-        self.pool.doubt()
-        self.worker.claims.doubt()
+        return self.pool.doubt() + self.worker.claims.doubt()
 
     async def _sweep(self) -> None:
         await self.sweep.run()

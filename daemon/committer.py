@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from daemon import queue
+from daemon.answers import tidy
 from daemon.db import RECONNECT_S, UNREACHABLE, Pool, passing
 from daemon.log import get_logger
 from daemon.metrics import Metrics
@@ -101,7 +102,7 @@ class Committer:
             if passing(error):
                 return Written(locked=[attempt])
             log.warning("outcome refused by the database", **_described(task), error=str(error))
-            refused = replace(refused, error=f"outcome refused: {error}")
+            refused = replace(refused, error=tidy(f"outcome refused: {error}"))
         try:
             return await self._write_surely([(task, refused)])
         except queue.REFUSALS as error:

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -56,7 +56,7 @@ DAEMON_SESSION = {
     "enable_material": "off",
     "jit": "off",
     "lock_timeout": "250ms",
-    "idle_in_transaction_session_timeout": "60s",
+    "idle_in_transaction_session_timeout": "15s",
 }
 
 
@@ -164,6 +164,11 @@ def display(dsn: str) -> str:
     return urlunsplit(parts._replace(netloc=netloc, query=query))
 
 
+def backends(connections: Iterable[Connection]) -> list[int]:
+    """The server's processes behind these connections."""
+    return [conn.get_server_pid() for conn in connections if not conn.is_closed()]
+
+
 class Pool:
     """A few connections that heal: a broken one is thrown away and made anew at its next use."""
 
@@ -185,7 +190,9 @@ class Pool:
                 conn.terminate()
                 raise
             except CLIENT_CONFUSED as error:
-                if conn.is_closed():  # the client's way of saying so; else it is about bad input
+                # The client's way of saying that the server hung up, or is about to; else it is about bad input.
+                if conn.is_closed() or isinstance(error, asyncpg.InternalClientError):
+                    conn.terminate()
                     raise ConnectionResetError(str(error)) from error
                 raise
             finally:
@@ -205,11 +212,16 @@ class Pool:
         else:
             self._free.append(conn)
 
-    def doubt(self) -> None:
-        """The path to the server is in doubt (a half-open connection never errs by itself): begin anew everywhere."""
+    def doubt(self) -> list[int]:
+        """The path to the server is in doubt (a half-open connection never errs by itself): begin anew everywhere.
+
+        Answers the backends that may still sit there.
+        """
+        left = backends([*self._free, *self._lent])
         self.close()
         for conn in self._lent:
             conn.terminate()
+        return left
 
     def close(self) -> None:
         """Drop what is idle; connections that are lent out end with their borrower."""

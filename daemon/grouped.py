@@ -45,6 +45,10 @@ class Grouped(Generic[I, O]):
                 for one in group:
                     await self._write([one])
             return
+        except BaseException:  # nobody may wait for a write that has ended
+            for _, future in group:
+                _answer(future, ConnectionResetError("the write was interrupted"))
+            raise
         for (_, future), answer in zip(group, answers, strict=True):
             _answer(future, answer)
 

@@ -23,7 +23,7 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from daemon import __version__
-from daemon.db import DAEMON_SESSION, UNREACHABLE, Connection, Statements, connect
+from daemon.db import CLIENT_CONFUSED, DAEMON_SESSION, UNREACHABLE, Connection, Statements, backends, connect
 from daemon.errors import LeaseLost
 from daemon.log import get_logger
 from daemon.metrics import Metrics
@@ -35,7 +35,7 @@ BACKOFF_S = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 HINT_SETTLES_S = 0.2  # after a NOTIFY the next due time is asked for again, at most this often
 LOCK_TRIES_S = 2.0
 FIRED_AT_ONCE = 1000  # as in schema.sql
-SIGN_OFF_S = 1.0
+SIGN_OFF_S = 0.5
 
 log = get_logger("listener")
 
@@ -70,13 +70,14 @@ class Listener:
     beat: Beat
     on_connected: Callable[[], None]
     on_slot_due: Callable[[], None]
-    on_broken: Callable[[], None]
+    on_broken: Callable[[], list[int]]
     healthy: bool = False
     _connected_before: bool = False
     _number: int | None = None
     _conn: Connection | None = None
     _hint: asyncio.Event = field(default_factory=asyncio.Event)
     _leaving: bool = False
+    _abandoned: list[int] = field(default_factory=list)  # backends that may not know yet that we are gone
     _left: asyncio.Event = field(default_factory=asyncio.Event)
     _absent_since: dict[UUID, float] = field(default_factory=dict)
 
@@ -87,10 +88,10 @@ class Listener:
             try:
                 await self._session()
                 return
-            except (*UNREACHABLE, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except (*UNREACHABLE, *CLIENT_CONFUSED, asyncpg.PostgresError) as error:
                 if self.healthy:
                     failures = 0
-                    self.on_broken()
+                    self._abandoned += self.on_broken()
                 self._unhealthy(error, failures)
             except LeaseLost as error:
                 log.warning("signing on anew", reason=str(error))
@@ -111,6 +112,7 @@ class Listener:
         self.healthy = False
         self.metrics.listener_connected.set(0)
         if self._conn is not None:
+            self._abandoned += backends([self._conn])
             self._conn.terminate()  # close() would hang on a half-open connection
             self._conn = None
 
@@ -150,6 +152,9 @@ class Listener:
 
     async def _sign_on(self, conn: Connection) -> None:
         """Register once; after a break prove that nobody has taken over in between."""
+        if self._abandoned:
+            await conn.fetch(SQL["end_abandoned"], self._abandoned)
+            self._abandoned = []
         if self._number is None:
             self._number = await conn.fetchval(
                 SQL["register"], self.hearer.id, socket.gethostname(), os.getpid(), __version__, not self.beat.poll_only

@@ -18,8 +18,9 @@ from uuid import UUID
 import asyncpg
 
 from daemon import queue
+from daemon.answers import tidy
 from daemon.committer import Committer
-from daemon.db import CLIENT_CONFUSED, UNREACHABLE, Connection, Pool, passing
+from daemon.db import CLIENT_CONFUSED, RECONNECT_S, UNREACHABLE, Connection, Pool, passing
 from daemon.log import context, get_logger
 from daemon.metrics import Metrics
 from daemon.outcome import Fail, Outcome
@@ -29,7 +30,7 @@ from daemon.task import Kind, Subject, Task
 log = get_logger("worker")
 POLL_S, POLL_UNHEALTHY_S = 5.0, 0.5
 QUIET_S = 30.0  # for so long calls may be held back to let a lonely task run alone
-GIVE_BACK_S = 1.0
+GIVE_BACK_S = 0.5
 BATCHES_IN_FLIGHT = 3  # one being claimed, two being written
 LOCKED_MAY_PILE_UP = 10  # batches of outcomes that wait for a lock before claiming halts
 
@@ -195,7 +196,8 @@ class Worker:
                 await self._idle.wait()
         async with self.claims.acquire() as conn:
             claimed = await queue.claim_lonely(conn, self.kinds, self.id, self.limits.lease_s)
-        self._lonely, self._alone = False, claimed[0].task.id if claimed else 0
+        self._lonely, self._lonely_since = bool(claimed), time.monotonic()  # there may be more
+        self._alone = claimed[0].task.id if claimed else 0
         await self._attempt_all(claimed)
         self.wake()
         return len(claimed)
@@ -262,7 +264,7 @@ class Worker:
             return end.value
         except Exception as error:  # the attempt: whatever a handler raises is this task's failure
             log.exception("handler raised", task=task.id, kind=kind.name)
-            return Fail(f"{type(error).__name__}: {error}")
+            return Fail(tidy(f"{type(error).__name__}: {error}"))
         attempt.close()  # type: ignore[attr-defined]  # as above
         return Fail(f"{kind.name} is declared to wait for nothing, but it waited", retryable=False)
 
@@ -288,7 +290,7 @@ class Worker:
             return Fail(f"timed out (the kind's limit: {kind.policy.timeout_s} s)")
         except Exception as error:  # the attempt: whatever a handler raises is this task's failure
             log.exception("handler raised")
-            return Fail(f"{type(error).__name__}: {error}")
+            return Fail(tidy(f"{type(error).__name__}: {error}"))
         finally:
             self.metrics.task_seconds.observe(time.perf_counter() - began, kind.name)
 
@@ -320,13 +322,23 @@ class Worker:
     async def _give_back(self, tasks: Sequence[Task]) -> None:
         """Make claimed tasks available again; if the database is away, their lease runs out or a peer takes over."""
         try:
-            async with asyncio.timeout(GIVE_BACK_S), self.pool.acquire() as conn:
-                await queue.give_back(conn, tasks)
-        except UNREACHABLE as error:
+            async with asyncio.timeout(GIVE_BACK_S):
+                await self._give_back_surely(tasks)
+        except (*UNREACHABLE, *CLIENT_CONFUSED, asyncpg.PostgresError) as error:
             log.info("can't give back; the lease will", tasks=len(tasks), error=str(error))
         for task in tasks:
             self._drop(task)
         self._ended()
+
+    async def _give_back_surely(self, tasks: Sequence[Task]) -> None:
+        while True:
+            try:
+                async with self.pool.acquire() as conn:
+                    await queue.give_back(conn, tasks)
+            except UNREACHABLE:  # the next pooled connection may be dead, too
+                await asyncio.sleep(RECONNECT_S[0])
+            else:
+                return
 
     def abort(self) -> None:
         """Nobody may count on this daemon's leases any more: stop attempting, discard outcomes."""
@@ -370,7 +382,7 @@ async def _load_each(
             raise
         if len(tasks) == 1:
             log.warning("malformed task", task=tasks[0].id, kind=tasks[0].kind, error=str(error))
-            malformed.append((tasks[0], Fail(f"malformed: {type(error).__name__}: {error}", retryable=False)))
+            malformed.append((tasks[0], Fail(tidy(f"malformed: {type(error).__name__}: {error}"), retryable=False)))
             return {}
     snapshots: dict[int, Any] = {}
     for task in tasks:

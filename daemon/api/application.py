@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from daemon.api import health, leads, problems, tasks
+from daemon.api import explain, health, leads, problems, tasks
 from daemon.api.auth import authorize
 from daemon.api.problems import Problem, problem_of
 from daemon.api.reading import read
@@ -22,6 +22,7 @@ from daemon.api.route import Answer, Api, Route
 ROUTES: tuple[Route, ...] = (
     *health.ROUTES,
     *leads.ROUTES,
+    *explain.ROUTES,
     *tasks.ROUTES,
 )
 """Every route of the API; a new resource is its module and one line here."""

@@ -57,12 +57,14 @@ def list_(
     if as_json:
         say_json({"leads": leads})
     else:
-        Page().table("", ("id", "stage", "name", "phone", "email", "deadline", "review"), map(_line, leads), "no leads")
+        columns = ("id", "stage", "name", "address", "deadline (UTC)", "review")
+        Page().table("", columns, map(_line, leads), "no leads")
 
 
 def _line(lead: Row) -> tuple[Any, ...]:
     review = (lead["review_reason"] or "yes") if lead["needs_review"] else ""
-    return (lead["id"], lead["stage"], lead["name"], lead["phone"], lead["email"], moment(lead["deadline_at"]), review)
+    address = lead["phone"] or lead["email"]
+    return (lead["id"], lead["stage"], lead["name"], address, moment(lead["deadline_at"]), review)
 
 
 # -- one

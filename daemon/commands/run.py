@@ -66,9 +66,9 @@ def run(
     log_level: Annotated[str | None, typer.Option(metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR.")] = None,
 ) -> None:
     """The daemon."""
+    options = Options(once, checked(Play(speed, faults, plain), sandbox=sandbox, once=once))
     for signum in ENDING:
         signal.signal(signum, lambda *_: sys.exit(0))
-    options = Options(once, _play(Play(speed, faults, plain), sandbox=sandbox, once=once))
     level = {"log": {"level": log_level}} if log_level is not None else {}
     settings = access.read_settings(dry_run=dry_run, **level)
     _configure_log(settings)
@@ -80,8 +80,8 @@ def run(
         runner.run(_until_signalled(options, settings, database))
 
 
-def _play(wanted: Play, *, sandbox: bool, once: bool) -> Play | None:
-    """How to play the sandbox, if there is to be one; its options mean nothing without it."""
+def checked(wanted: Play, *, sandbox: bool, once: bool) -> Play | None:
+    """How to play the sandbox, if there is to be one; BadParameter for what makes no sense."""
     if not 1 <= wanted.speed <= FASTEST:
         raise typer.BadParameter(f"must be a number from 1 to {FASTEST}", param_hint="--speed")
     if not sandbox and wanted != Play():

@@ -14,6 +14,8 @@ from daemon.db import Connection, Statements
 
 SQL = Statements("daemon.commands", "leads.sql")
 WIDEST = 10_000
+FIRM = frozenset({"id", "at", "status", "tries", "gate", "when (UTC)", "due (UTC)", "deadline (UTC)"})
+"""Columns that are short, or that people copy: they are never folded."""
 T = TypeVar("T")
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead of tables.")]
@@ -63,9 +65,11 @@ class Page:
         from rich.table import Table  # noqa: PLC0415
         from rich.text import Text  # noqa: PLC0415
 
-        table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in columns:
+            table.add_column(column, no_wrap=column in FIRM, overflow="fold")
         for row in rows:
-            table.add_row(*(Text(plain(cell), overflow="fold") for cell in row))
+            table.add_row(*(Text(plain(cell)) for cell in row))
         if table.row_count:
             self._console.print(table)
         else:

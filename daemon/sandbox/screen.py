@@ -83,7 +83,8 @@ def _header(scene: Scene, size: Size) -> Text:
     title = " pipeline orchestrator: sandbox" if size.wide else " sandbox"
     pace = f"  {scene.speed:,.0f} times as fast" if scene.speed > 1 else ""
     now = scene.places.local(scene.figures.now)
-    clock = f"{now:%a %d %b %Y %H:%M:%S} {scene.places.timezone}{pace}"
+    day = "%a %d %b %Y" if size.wide else "%a %d %b"
+    clock = f"{now:{day} %H:%M:%S} {scene.places.timezone}{pace}"
     if scene.ending:
         clock = "ending: what is being done is finished first"
     elif scene.away_s:

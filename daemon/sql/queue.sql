@@ -43,7 +43,7 @@ WITH clock AS MATERIALIZED (
       AND NOT EXISTS (SELECT FROM tasks r WHERE r.status = 'running' AND r.key = t.key)
       AND NOT EXISTS (SELECT FROM tasks e WHERE e.status = 'available' AND e.key = t.key AND e.id < t.id
                                             AND e.run_at <= (SELECT now FROM clock))
-    ORDER BY t.run_at, t.id
+    ORDER BY t.interruptions, t.run_at, t.id    -- so that the culprit doesn't keep its victims waiting
     LIMIT 1
     FOR NO KEY UPDATE SKIP LOCKED
 )

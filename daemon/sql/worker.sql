@@ -12,6 +12,12 @@ WITH held AS (
 )
 DELETE FROM workers WHERE id = $1
 
+-- name: end_abandoned
+-- Sessions of ours whose client is gone: behind a half-open connection the server keeps their locks until it notices.
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE pid = ANY ($1) AND pid <> pg_backend_pid() AND application_name = 'orchestrator' AND usename = current_user
+  AND datname = current_database()
+
 -- name: try_lock
 SELECT pg_try_advisory_lock(1869767528, $1)
 

@@ -88,7 +88,8 @@ def _names(module: str, file: Path, subscript: ast.expr) -> list[str]:
     if isinstance(subscript, ast.IfExp):
         return [*_names(module, file, subscript.body), *_names(module, file, subscript.orelse)]
     if isinstance(subscript, ast.JoinedStr):
-        said = "".join(re.escape(part.value) if isinstance(part, ast.Constant) else ".+" for part in subscript.values)
+        parts = [re.escape(str(p.value)) if isinstance(p, ast.Constant) else ".+" for p in subscript.values]
+        said = "".join(parts)
         return [name for name in _named(file) if re.fullmatch(said, name)]
     if isinstance(subscript, ast.Attribute):
         return _class_constants(module, subscript.attr)

@@ -30,6 +30,8 @@ SELECT 'Lead ' || n, '+4477009' || 10000 + n, '{"persona": "silent"}' FROM gener
 """
 SPENT = "SELECT cost, count(*) AS n FROM engine_calls GROUP BY cost"
 SECOND_TRIES = "SELECT count(*) FROM task_log WHERE kind = 'message' AND attempt = 2"
+MOVED_ON = "SELECT count(*) FROM messages WHERE status IN ('cancelled', 'unknown')"
+"""Whoever got a message and answered before its lost answer was asked for again."""
 SETTLED = """
 SELECT NOT EXISTS (SELECT FROM tasks WHERE status <> 'dead' AND run_at <= clock() + interval '10 s')
    AND (SELECT count(*) FROM leads WHERE stage = 'OFFER_ACCEPTED') >= 5
@@ -70,18 +72,19 @@ async def test_nothing_is_said_twice_in_a_storm(dsn: str, conn: Connection) -> N
         faults, made = sandbox.engines.faults, sandbox.engines.made
 
         async def over() -> bool:
-            silent = sandbox.crowd.next_due() is None and faults.survived == faults.fired
-            return silent and bool(await conn.fetchval(SETTLED))
+            return sandbox.crowd.next_due() is None and bool(await conn.fetchval(SETTLED))
 
         async with running(sandbox, dsn):
             await until(over, 40.0, "the sample leads have had their say", pause=0.1)
 
     assert faults.fired.total() >= 10, "a storm of nothing"
+    moved_on = await conn.fetchval(MOVED_ON)
+    assert faults.fired.total() - moved_on <= faults.survived.total() <= faults.fired.total()
     assert set(Counter((call.engine, call.path, call.key) for call in made).values()) == {1}
     heard = [(call.request["lead_id"], call.request["template"]) for call in made if call.engine == "sms"]
     by_stage = [said for said in heard if said[1] not in ("CONVERSATION", "COUNTER", "QUESTION")]
     assert len(by_stage) == len(set(by_stage))
-    assert await conn.fetchval("SELECT count(*) FROM messages WHERE status IN ('unknown', 'sending')") == 0
+    assert await conn.fetchval("SELECT count(*) FROM messages WHERE status = 'sending'") == 0
     assert await conn.fetchval("SELECT count(DISTINCT external_id) = count(*) FROM replies")
 
 

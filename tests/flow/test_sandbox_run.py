@@ -11,11 +11,16 @@ import sys
 import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf, nan
 from pathlib import Path
 
 import pytest
+import typer
 
+from daemon.commands.run import Play, checked
 from daemon.db import Connection
+from daemon.sandbox import open_sandbox
+from daemon.settings import load_settings
 from tests.support.commands import environment, orchestrator
 from tests.support.processes import until
 
@@ -32,30 +37,45 @@ async def test_it_stays_away_from_a_database_in_use(home: Path, dsn: str, conn: 
     assert await conn.fetchval("SELECT status FROM tasks LIMIT 1") == "available"
 
 
-async def test_it_comes_back_to_its_own_whoever_was_put_in(home: Path, dsn: str, conn: Connection) -> None:
-    assert (await orchestrator(home, "run", "--sandbox", "--once", "--faults", "calm", DATABASE_URL=dsn)).code == 0
-    assert await conn.fetchval("SELECT count(*) FROM leads WHERE source = 'sandbox'") == 24
+async def test_it_comes_back_to_its_own_whoever_was_put_in(conn: Connection) -> None:
+    async with open_sandbox(load_settings({})) as first:
+        assert await first.enter(conn) > 0
     await conn.execute(AT_WORK)
-    assert (await orchestrator(home, "run", "--sandbox", "--once", "--faults", "calm", DATABASE_URL=dsn)).code == 0
-    assert await conn.fetchval("SELECT stage FROM leads WHERE name = 'Real Person'") == "AI_CONVERSATION"
-    assert await conn.fetchval("SELECT count(*) FROM leads WHERE source = 'sandbox'") == 24
+    async with open_sandbox(load_settings({})) as second:
+        assert await second.enter(conn) == 0
+        await conn.execute("DELETE FROM leads")
+        assert await second.enter(conn) > 0
+
+
+async def test_what_else_is_said_of_the_schema_stays(conn: Connection) -> None:
+    await conn.execute("COMMENT ON SCHEMA orchestrator IS 'Ann''s'")
+    async with open_sandbox(load_settings({})) as sandbox:
+        await sandbox.enter(conn)
+        await sandbox.enter(conn)
+    said = await conn.fetchval("SELECT obj_description('orchestrator'::regnamespace, 'pg_namespace')")
+    assert said.startswith("Ann's\n")
+    assert said.count("orchestrator sandbox") == 1
+
+
+async def test_options_mean_nothing_without_a_sandbox(home: Path) -> None:
+    ended = await orchestrator(home, "run", "--speed", "2", DATABASE_URL="postgresql://127.0.0.1:1/none")
+    assert ended.code == 2
+    assert "only together with --sandbox" in ended.err
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("play", "once"),
     [
-        ("--speed", "2"),
-        ("--plain",),
-        ("--sandbox", "--speed", "0.5"),
-        ("--sandbox", "--speed", "nan"),
-        ("--sandbox", "--once", "--speed", "2"),
-        ("--sandbox", "--faults", "foggy"),
+        (Play(speed=0.5), False),
+        (Play(speed=nan), False),
+        (Play(speed=inf), False),
+        (Play(speed=2), True),
+        (Play(faults="foggy"), False),
     ],
 )
-async def test_options_that_make_no_sense_are_refused(home: Path, options: tuple[str, ...]) -> None:
-    ended = await orchestrator(home, "run", *options, DATABASE_URL="postgresql://127.0.0.1:1/none")
-    assert ended.code == 2
-    assert next(option for option in options[::-1] if option.startswith("--")) in ended.err
+def test_options_that_make_no_sense_are_refused(play: Play, once: bool) -> None:
+    with pytest.raises(typer.BadParameter):
+        checked(play, sandbox=True, once=once)
 
 
 @contextmanager
@@ -91,7 +111,7 @@ async def test_ctrl_c_leaves_a_clean_terminal_and_a_summary(home: Path, dsn: str
             return words in said
 
         await until(lambda: heard(b"AI_CONVERSATION"), 30.0, "the picture")
-        await until(lambda: heard(b" says "), 30.0, "an answer")
+        await until(lambda: heard(b"says "), 30.0, "an answer")
         process.send_signal(signal.SIGINT)
         await until(lambda: heard(b"The sandbox has ended"), 15.0, "the summary")
         assert await asyncio.to_thread(process.wait, 15.0) == 0

@@ -84,7 +84,7 @@ def test_the_picture_tells_it_all(size: tuple[int, int]) -> None:
         "1 of 1 survived  lost_answer:1",
         "$3.50",
     )
-    others = ("7 replies  3 leads need", "Fri 20 Nov 2026 09:30:15 UTC", "3,600 times", "http://127.0.0.1:3020")
+    others = ("7 replies  3 leads need", "Fri 20 Nov", "09:30:15 UTC", "3,600 times", "http://127.0.0.1:3020")
     for words in (*figures, *others, "127.0.0.1:45678/faults", *STAGES, "Lead [49]"):
         assert words in told
     assert told.count("Lead [") >= 12
@@ -165,7 +165,7 @@ async def test_lines_tell_each_event_once_and_only_to_people(sandbox: Sandbox, d
     assert "orchestrator db shell" in told
     assert told.count("Zoe [red]") == 3
     assert "Long Ago" not in told
-    assert "leads     NEW_LEAD 1, DEAD_LEAD 1" in told
+    assert "The sandbox has ended at" in told
 
 
 async def test_what_it_says_to_try_works(conn: Connection) -> None:

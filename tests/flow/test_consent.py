@@ -1,0 +1,212 @@
+"""Who has said no hears nothing more, however the no was spelt and whatever else was going on."""
+
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from daemon.db import Connection
+from daemon.log import configure
+from tests.support.daemon import Timeline, scenario
+from tests.support.engines import Hangs
+
+HOLDS = pytest.mark.parametrize("holds", [
+    "SELECT FROM leads WHERE id = $1 FOR UPDATE",
+    "UPDATE leads SET city = 'Leeds' WHERE id = $1",
+], ids=["a lock", "an update"])  # fmt: skip
+ENDED = "SELECT count(*) = 0 FROM messages WHERE status IN ('scheduled', 'sending')"
+
+
+@pytest.fixture(autouse=True)
+def few_words() -> None:
+    """The default log tells of every task."""
+    configure("WARNING", "json")
+
+
+async def later(t: Timeline, lead: UUID | None, **columns: str) -> UUID:
+    """A message that is due in an hour."""
+    row = {"lead_id": lead, "template": "NEWS", "status": "scheduled"} | columns
+    names, places = ", ".join(row), ", ".join(f"${n}" for n in range(1, len(row) + 1))
+    found: UUID = await t.value(
+        f"INSERT INTO messages ({names}, send_at) VALUES ({places}, clock() + '1 hour') RETURNING id", *row.values()
+    )
+    return found
+
+
+async def talking(t: Timeline, **columns: str) -> UUID:
+    """A lead to whom nothing happens by itself for a day."""
+    lead = await t.lead(stage="AI_CONVERSATION", **columns)
+    await t.quiet()
+    return lead
+
+
+# Between the due time and the call
+
+
+FORBID = {
+    "do not contact": "UPDATE leads SET do_not_contact = true WHERE id = ANY ($1)",
+    "excluded": "INSERT INTO email_exclusions (address) SELECT phone FROM leads WHERE id = ANY ($1)",
+    "moved on": "UPDATE leads SET stage = 'DEAD_LEAD' WHERE id = ANY ($1)",
+}
+MOST_RESERVED = """
+CREATE TABLE most (reserved bigint);
+CREATE FUNCTION note_most() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN INSERT INTO most SELECT count(*) FROM orchestrator.engine_calls WHERE status = ''reserved''; RETURN NULL; END';
+CREATE TRIGGER most AFTER INSERT OR UPDATE ON engine_calls FOR EACH STATEMENT EXECUTE FUNCTION note_most()"""
+
+
+@pytest.mark.parametrize("forbid", FORBID.values(), ids=FORBID)
+async def test_a_message_that_waits_for_its_turn_is_still_stopped(dsn: str, forbid: str) -> None:
+    """Mutant: take the engine's slot after the reservation, and all forty are past their gate when the word comes."""
+    async with scenario(dsn, ENGINES__SMS__MAX_CONCURRENCY="5") as t:
+        slow = Hangs()
+        t.engines.on("sms", slow)
+        await t.conn.execute(MOST_RESERVED)
+        await t.sql("INSERT INTO leads (name, phone) SELECT 'Ann', '+1555012' || n FROM generate_series(1000, 1039) n")
+        await t.eventually("SELECT count(*) = 40 FROM tasks WHERE kind = 'message' AND status = 'running'")
+        await t.wait_for(lambda: asked(t, 5), "not five calls")
+        under_way = [r["lead_id"] for r in await t.sql("SELECT lead_id FROM messages WHERE status = 'sending'")]
+        assert len(under_way) == 5
+        waiting = [r["id"] for r in await t.sql("SELECT id FROM leads WHERE id <> ALL ($1)", under_way)]
+        await t.sql(forbid, waiting)
+        slow.release()
+        await t.eventually(ENDED)
+        await t.quiet()
+        assert {a.lead for a in t.engines.requests("sms")} == {str(lead) for lead in under_way}
+        rows = await t.sql("SELECT lead_id, status FROM messages")
+        assert {r["status"] for r in rows if r["lead_id"] in under_way} == {"sent"}
+        assert {r["status"] for r in rows if r["lead_id"] in waiting} <= {"suppressed", "cancelled"}
+        assert await t.value("SELECT max(reserved) FROM most") == 5
+
+
+async def asked(t: Timeline, times: int) -> bool:
+    return len(t.engines.requests("sms")) == times
+
+
+async def test_no_more_calls_are_on_record_than_the_engine_has_places(dsn: str) -> None:
+    async with scenario(dsn, ENGINES__SMS__MAX_CONCURRENCY="5") as t:
+        await t.conn.execute(MOST_RESERVED)
+        await t.sql("INSERT INTO leads (name, phone) SELECT 'Ann', '+1555012' || n FROM generate_series(1000, 1039) n")
+        await t.quiet()
+        assert await t.value("SELECT count(*) FROM messages WHERE status = 'sent'") == 40
+        assert await t.value("SELECT max(reserved) FROM most") <= 5
+
+
+# While somebody holds the lead
+
+
+@HOLDS
+async def test_an_opt_out_waits_for_nobody_who_holds_the_lead(dsn: str, holds: str) -> None:
+    """Mutant: let the exclusion hold the lead's row, and it waits until somebody's transaction ends."""
+    async with scenario(dsn) as t:
+        namesake = await talking(t, phone="+15550123456")
+        lead = await talking(t, phone="+15550123456", email="ann@x.com")
+        for who, columns in ((lead, {}), (namesake, {}), (None, {"to_address": "+1 555 012-3456"})):
+            await later(t, who, **columns)
+        async with t.session() as psql:
+            tx = psql.transaction()
+            await tx.start()
+            await psql.execute(holds, lead)
+            await t.say(lead, "STOP")
+            await t.eventually("SELECT count(*) = 2 FROM email_exclusions", within_s=1)
+            await t.shift(hours=1)
+            await t.eventually(ENDED)
+            assert not await t.get(lead, "do_not_contact")
+            await tx.commit()
+        await t.until(lead, "DEAD_LEAD", within_s=3)
+        assert await t.get(lead, "do_not_contact")
+        await t.after(days=1)
+        assert t.engines.requests("sms") == []
+        rows = await t.sql("SELECT template, status FROM messages")
+        assert {r["template"] for r in rows} == {"NEWS", "CONVERSATION_FOLLOW_UP"}
+        assert {r["status"] for r in rows} <= {"suppressed", "cancelled"}
+
+
+# A lead that is no more
+
+
+async def test_a_deleted_lead_gets_nothing_even_at_an_address_that_its_message_knows(dsn: str) -> None:
+    """Mutant: let the foreign key do its SET NULL without the trigger, and the message goes out to somebody erased."""
+    async with scenario(dsn) as t:
+        lead = await talking(t)
+        for status in ("scheduled", "awaiting_approval", "draft"):
+            await later(t, lead, to_address="+15550129999", status=status)
+        await t.sql("DELETE FROM leads WHERE id = $1", lead)
+        rows = await t.sql("SELECT status, reason FROM messages")
+        assert [tuple(r) for r in rows] == [("cancelled", "the lead was deleted")] * 3
+        await t.after(hours=2)
+        await t.sweep()
+        assert t.engines.requests("sms") == []
+        assert await t.value("SELECT bool_and(status = 'cancelled') FROM messages")
+        assert await t.value("SELECT count(*) FROM tasks") == 0
+
+
+# However it is spelt
+
+
+async def opted_out(t: Timeline, lead: UUID) -> None:
+    """The lead is not to be contacted, and isn't."""
+    await t.expect(lead, "DEAD_LEAD")
+    assert await t.get(lead, "do_not_contact")
+    asked_before = len(t.engines.requests("sms"))
+    await t.sql("UPDATE leads SET do_not_contact = false WHERE id = $1", lead)
+    await later(t, lead)
+    await t.after(hours=1)
+    assert len(t.engines.requests("sms")) == asked_before
+    assert (await t.message(lead, "NEWS"))["status"] in ("suppressed", "cancelled")
+
+
+@pytest.mark.parametrize("sender", ["+44 7700 900-123", "+447700900123"])
+async def test_a_national_number_is_known_by_its_international_spelling(dsn: str, sender: str) -> None:
+    """Mutant: match a reply by the leads' own columns only, and this no is nobody's."""
+    async with scenario(dsn) as t:
+        lead = await t.lead(phone="07700 900123", country="GB")
+        other = await t.lead(phone="07700 900124", country="GB")
+        await t.until(lead, "AI_CONVERSATION")
+        await t.expect(other, "AI_CONVERSATION")
+        assert {a.body["to"] for a in t.engines.requests("sms")} == {"+447700900123", "+447700900124"}
+        await t.reply(lead, "STOP", from_address=sender)
+        await opted_out(t, lead)
+        await t.expect(other, "AI_CONVERSATION")
+
+
+@pytest.mark.parametrize("sender", ["Ann <Ann@X.com>", '"Vendor, Ann" <ann@x.com>'])
+async def test_an_email_address_is_known_however_its_sender_writes_it(dsn: str, sender: str) -> None:
+    async with scenario(dsn) as t:
+        lead, other = await talking(t, email="ann@x.com"), await talking(t, email="joann@x.com")
+        await t.reply(lead, "Please unsubscribe me.", channel="email", from_address=sender)
+        await opted_out(t, lead)
+        await t.expect(other, "AI_CONVERSATION")
+        assert await t.value("SELECT address FROM email_exclusions WHERE address LIKE '%@%'") == "ann@x.com"
+
+
+# What is no address
+
+
+@pytest.mark.parametrize("sender", ["INFO", ""])
+async def test_a_sender_without_a_number_is_nobody(dsn: str, sender: str) -> None:
+    """Mutant: let plain_address of letters be '', and INFO speaks for everybody whose number is to be confirmed."""
+    async with scenario(dsn) as t:
+        leads = [await talking(t, phone=phone) for phone in ("tbc", "", "n/a", "+15550123456")]
+        reply = await t.reply(leads[0], "STOP", from_address=sender)
+        for lead in leads:
+            await t.expect(lead, "AI_CONVERSATION")
+            assert not await t.get(lead, "do_not_contact")
+        assert await t.value("SELECT count(*) FROM email_exclusions") == 0
+        assert await t.value("SELECT status FROM replies WHERE id = $1", reply) == "needs_person"
+        assert await t.value("SELECT count(*) FROM tasks WHERE status = 'dead'") == 0
+
+
+async def test_a_lead_without_a_number_may_say_no_for_itself_alone(dsn: str) -> None:
+    async with scenario(dsn) as t:
+        lead, other = await talking(t, phone="tbc"), await talking(t, phone="tbc")
+        await t.reply(lead, "STOP", lead_id=lead)
+        await t.expect(lead, "DEAD_LEAD")
+        assert await t.get(lead, "do_not_contact")
+        assert not await t.get(other, "do_not_contact")
+
+
+async def test_an_exclusion_of_no_address_is_refused(conn: Connection) -> None:
+    for address in ("", "abc", "   ", "n/a"):
+        with pytest.raises(asyncpg.CheckViolationError):
+            await conn.execute("INSERT INTO email_exclusions (address) VALUES ($1)", address)
