@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import IO, Any
 from uuid import UUID, uuid4
 
@@ -89,7 +90,7 @@ class Trace:
 
     def __init__(self) -> None:
         path = os.environ.get("BENCH_TRACE")
-        self._file: IO[str] | None = open(path, "a", buffering=1) if path else None  # noqa: SIM115  # lives as long as we
+        self._file: IO[str] | None = Path(path).open("a", buffering=1) if path else None
 
     def began(self, number: object) -> None:
         """The first line of a handler."""
