@@ -181,11 +181,12 @@ class Ledger:
         day = await self._day(conn, intents)
         fresh = await self._insert(conn, intents, day)
         known = [i for i in intents if i.key not in fresh]
-        verdicts, held = await self._from_ledger(conn, known) if known else ({}, {})
+        verdicts, held, open_calls = await self._from_ledger(conn, known) if known else ({}, {}, set())
         open_ = [i for i in intents if i.key not in verdicts]
         verdicts |= await self._by_budgets(conn, open_, held, day)
         open_ = [i for i in intents if i.key not in verdicts]
         verdicts |= await self._by_gates(conn, open_)  # last: it may write that a message is going out
+        verdicts |= await self._forbidden_now(conn, verdicts, open_calls)
         await self._correct(conn, intents, fresh, verdicts, held=held, day=day)
         return [verdicts.get(i.key, Reserved()) for i in intents]
 
@@ -220,17 +221,29 @@ class Ledger:
 
     async def _from_ledger(
         self, conn: Connection, intents: Sequence[Intent]
-    ) -> tuple[dict[str, Reservation], dict[str, Money]]:
-        """What earlier attempts mean for these keys, and the money that they hold in the counters."""
+    ) -> tuple[dict[str, Reservation], dict[str, Money], set[str]]:
+        """What earlier attempts mean for these keys, the money they hold, and which may be asked again."""
         rows = {r["idempotency_key"]: r for r in await conn.fetch(SQL["known"], [i.key for i in intents])}
         found = {i.key: (i, rows[i.key]) for i in intents if i.key in rows and rows[i.key]["status"] != "failed"}
         verdicts = {key: _verdict(intent, row) for key, (intent, row) in found.items()}
         doubtful = [key for key, verdict in verdicts.items() if isinstance(verdict, Doubtful)]
-        if doubtful:
-            changed = await conn.fetch(SQL["doubt"], doubtful)
-            await _add(conn, [_charged(r) for r in changed if r["budget_day"]])
+        await self._doubt(conn, doubtful)
         held = {key: _held(row) for key, (_, row) in found.items() if row["budget_day"] and verdicts[key] is None}
-        return {key: verdict for key, verdict in verdicts.items() if verdict is not None}, held
+        again = {key for key, verdict in verdicts.items() if verdict is None}
+        return {key: verdict for key, verdict in verdicts.items() if verdict is not None}, held, again
+
+    async def _doubt(self, conn: Connection, keys: Sequence[str]) -> None:
+        if keys:
+            changed = await conn.fetch(SQL["doubt"], keys)
+            await _add(conn, [_charged(r) for r in changed if r["budget_day"]])
+
+    async def _forbidden_now(
+        self, conn: Connection, verdicts: Mapping[str, Reservation], open_calls: set[str]
+    ) -> dict[str, Reservation]:
+        """A call that may have been made, and may not be repeated now, stays of unknown outcome: refused it is not."""
+        final = {k: v for k, v in verdicts.items() if isinstance(v, Refused) and v.until is None and k in open_calls}
+        await self._doubt(conn, list(final))
+        return {key: Doubtful(f"it may have been made before; now {v.reason}") for key, v in final.items()}
 
     async def _by_gates(self, conn: Connection, intents: Sequence[Intent]) -> dict[str, Reservation]:
         verdicts: dict[str, Reservation] = {}

@@ -39,12 +39,12 @@ class Sandbox:
     _told: int | None = None
 
     async def enter(self, conn: Connection, *also: Also) -> int:
-        """Take an empty database and put the sample leads into it; how many were put in. A used one is refused.
+        """Take an empty database and put the sample leads into it; how many were put in. A used one gets none.
 
         `also` is what else an empty database gets, in the same transaction: the hook for a sample campaign.
         """
         async with conn.transaction():
-            await mark.take(conn)
+            await mark.take(conn, drives_clock=self.clock.drives)
             before = await happenings.last_event(conn)
             put_in = await seeds.seed(conn, None if self.clock.drives else self.crowd.pace)
             for fill in also if put_in else ():

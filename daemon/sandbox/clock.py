@@ -15,7 +15,7 @@ from daemon.sandbox.session import stay_connected
 SQL = Statements("daemon.sandbox", "clock.sql")
 STEP_S = 0.2
 LOOK_S = 1.0
-PATIENCE_S = 2.0  # longer than that nothing holds up the time
+PATIENCE_S = 5.0  # longer than that nothing holds up the time
 CATCH_UP_S = 10.0
 NEIGHBOURS_S = 60.0
 """What is due within one business minute goes together."""

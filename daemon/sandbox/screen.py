@@ -157,7 +157,7 @@ def _figures(scene: Scene) -> Iterator[Text]:
 
 def _line(told: Happening, scene: Scene, wide: bool) -> Text:
     at, names = ("%H:%M:%S ", 16) if wide else ("%H:%M ", 12)
-    at = "%a %H:%M " if wide and scene.speed > 1 else at
+    at = "%a %H:%M " if scene.speed > 1 else at
     who = f"{short(told.who, names):<{names}} " if told.who else ""
     when = f"{scene.places.local(told.at):{at}}"
     return Text.assemble((when, "dim"), (who, "bold"), (told.what if wide else told.brief, told.style))

@@ -155,9 +155,11 @@ async def pgqueuer_install() -> None:
         """
         WITH job AS (
             INSERT INTO pgqueuer (priority, entrypoint, payload, status)
-            SELECT 0, 'lead_flow', convert_to(id::text, 'UTF8'), 'queued' FROM fresh RETURNING id, entrypoint, priority
+            SELECT 0, 'lead_flow', convert_to(id::text, 'UTF8'), 'queued' FROM fresh
+            RETURNING id, entrypoint, priority
         )
-        INSERT INTO pgqueuer_log (job_id, status, entrypoint, priority) SELECT id, 'queued', entrypoint, priority FROM job;
+        INSERT INTO pgqueuer_log (job_id, status, entrypoint, priority)
+        SELECT id, 'queued', entrypoint, priority FROM job;
         """,
     )
     await conn.close()
@@ -222,7 +224,9 @@ async def procrastinate_work() -> None:
 
 
 REFERENCE_QUEUE = """
-CREATE TABLE jobs (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, lead_id bigint NOT NULL, claim uuid, claimed_at timestamptz);
+CREATE TABLE jobs (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, lead_id bigint NOT NULL, claim uuid, claimed_at timestamptz
+);
 CREATE INDEX jobs_ready ON jobs (id) WHERE claim IS NULL;
 CREATE INDEX jobs_claimed ON jobs (claimed_at) WHERE claim IS NOT NULL;
 """
