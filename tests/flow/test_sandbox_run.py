@@ -27,14 +27,15 @@ from tests.support.processes import until
 AT_WORK = "INSERT INTO leads (name, phone) VALUES ('Real Person', '+447700900001')"
 
 
-async def test_it_stays_away_from_a_database_in_use(home: Path, dsn: str, conn: Connection) -> None:
+async def test_it_plays_on_a_database_in_use_without_samples_and_says_so(
+    home: Path, dsn: str, conn: Connection
+) -> None:
     await conn.execute(AT_WORK)
     ended = await orchestrator(home, "run", "--sandbox", "--once", DATABASE_URL=dsn)
-    assert ended.code == 1
-    assert "--sandbox is only for a database that was empty" in ended.err.splitlines()[-1]
+    assert ended.code == 0
+    assert "this database was in use before" in ended.err
     assert await conn.fetchval("SELECT count(*) FROM leads") == 1
-    assert await conn.fetchval("SELECT count(*) FROM messages") == 0
-    assert await conn.fetchval("SELECT status FROM tasks LIMIT 1") == "available"
+    assert await conn.fetchval("SELECT stage FROM leads") == "AI_CONVERSATION"
 
 
 async def test_it_comes_back_to_its_own_whoever_was_put_in(conn: Connection) -> None:
