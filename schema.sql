@@ -917,9 +917,12 @@ BEGIN
     END IF;
     UPDATE tasks SET status = 'available', attempt = attempt - 1, interruptions = interruptions + 1,
         lease_id = NULL, lease_expires_at = NULL, worker = NULL, error = 'interrupted: its daemon is gone'
-    WHERE status = 'running' AND worker = gone;
+    -- What its last commit still holds is skipped, and looked at again at the next beat: nobody waits, so nothing deadlocks.
+    WHERE id IN (SELECT id FROM tasks WHERE status = 'running' AND worker = gone FOR NO KEY UPDATE SKIP LOCKED);
     GET DIAGNOSTICS freed = ROW_COUNT;
-    DELETE FROM workers WHERE id = gone;
+    IF NOT EXISTS (SELECT FROM tasks WHERE status = 'running' AND worker = gone) THEN
+        DELETE FROM workers WHERE id = gone;
+    END IF;
     RETURN freed;
 END $$;
 

@@ -129,8 +129,8 @@ class Committer:
                 written = await queue.write(conn, self.kinds, batch, bury=bury)
             if again and written.lost:  # perhaps by ourselves: the answer to a COMMIT was lost
                 mine = await queue.settled_already(conn, written.lost)
-                settled = [queue.judge(self.kinds, *a, bury=False) for a in written.lost if a[0].id in mine]
-                lost = [a for a in written.lost if a[0].id not in mine]
+                settled = [queue.judge(self.kinds, *a, bury=False) for a in written.lost if a[0].lease_id in mine]
+                lost = [a for a in written.lost if a[0].lease_id not in mine]
                 written = Written([*written.verdicts, *settled], written.locked, lost)
             return written
 

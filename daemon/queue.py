@@ -130,23 +130,23 @@ def by_subject(kinds: Kinds, verdicts: Sequence[Verdict]) -> dict[Subject[Any], 
 async def write(conn: Connection, kinds: Kinds, attempts: Sequence[Attempted], *, bury: bool = True) -> Written:
     """Write a batch of outcomes; the caller holds the transaction. `bury` False: no subject is told of a death."""
     verdicts = [judge(kinds, task, outcome, bury=bury) for task, outcome in attempts]
-    free = {v.task.id for v in verdicts if v.effects is None}
+    free = {v.task.lease_id for v in verdicts if v.effects is None}
     for subject, effects in by_subject(kinds, verdicts).items():
         free.update(await subject.hold(conn, effects))
-    ours = await _apply(conn, [v for v in verdicts if v.task.id in free])
-    written = [v for v in verdicts if v.task.id in ours]
+    ours = await _apply(conn, [v for v in verdicts if v.task.lease_id in free])
+    written = [v for v in verdicts if v.task.lease_id in ours]
     for subject, effects in by_subject(kinds, written).items():
         await subject.commit(conn, effects)
     return Written(
         written,
-        locked=[a for a in attempts if a[0].id not in free],
-        lost=[a for a in attempts if a[0].id in free and a[0].id not in ours],
+        locked=[a for a in attempts if a[0].lease_id not in free],
+        lost=[a for a in attempts if a[0].lease_id in free and a[0].lease_id not in ours],
     )
 
 
-async def _apply(conn: Connection, verdicts: Sequence[Verdict]) -> set[int]:
-    """Write the tasks' own rows, each by its lease; the ids of those that were still ours."""
-    ours: set[int] = set()
+async def _apply(conn: Connection, verdicts: Sequence[Verdict]) -> set[UUID]:
+    """Write the tasks' own rows, by lease; the leases that held. A batch may hold a zombie and its successor."""
+    ours: set[UUID] = set()
     for becomes, statement in (("done", "settle"), ("retry", "postpone"), ("dead", "kill")):
         group = [v for v in verdicts if v.becomes == becomes]
         if group:
@@ -157,13 +157,13 @@ async def _apply(conn: Connection, verdicts: Sequence[Verdict]) -> set[int]:
             ]
             if becomes == "retry":
                 columns += [[v.delay_s for v in group], [v.until for v in group], [v.counts for v in group]]
-            ours.update(r["id"] for r in await conn.fetch(SQL[statement], *columns))
+            ours.update(r["lease_id"] for r in await conn.fetch(SQL[statement], *columns))
     return ours
 
 
-async def settled_already(conn: Connection, attempts: Sequence[Attempted]) -> set[int]:
+async def settled_already(conn: Connection, attempts: Sequence[Attempted]) -> set[UUID]:
     """Which of these were settled by this very lease: the answer to an earlier COMMIT was lost."""
-    return {r["id"] for r in await conn.fetch(SQL["settled_by"], *_fences(attempts))}
+    return {r["lease_id"] for r in await conn.fetch(SQL["settled_by"], *_fences(attempts))}
 
 
 async def give_back(conn: Connection, tasks: Sequence[Task]) -> int:

@@ -63,8 +63,8 @@ class Subject(Protocol[E]):
     async def load(self, conn: "Connection[Any]", tasks: Sequence[Task]) -> Mapping[int, Any]:
         """The snapshots that the attempts will decide on, by task id; a subject that is gone has none."""
 
-    async def hold(self, conn: "Connection[Any]", effects: Sequence[tuple[Task, E]]) -> Collection[int]:
-        """Lock what is to be written, waiting for nobody; the ids of the tasks that may be committed now."""
+    async def hold(self, conn: "Connection[Any]", effects: Sequence[tuple[Task, E]]) -> Collection[UUID]:
+        """Lock what is to be written, waiting for nobody; the leases of the attempts that may be committed now."""
 
     async def commit(self, conn: "Connection[Any]", effects: Sequence[tuple[Task, E]]) -> None:
         """Write the effects. SQL only, one statement per kind of effect."""

@@ -208,6 +208,7 @@ STATEMENTS: tuple[type[Written], ...] = (
     *(Move, Send, AskPerson, Alert, AddressMended),
 )
 ONE_PER_LEAD = (Change, Move)
+SHARED = (Exclude, Alert)  # two batches may write the same rows, and must do so in the same order
 HOLDING = (Change, Move, CancelMessages, Send, ReplyRead, AskPerson)  # they write the lead, or refer to its row
 COLUMNS = {kind: [f.name for f in fields(kind) if f.metadata != NO_COLUMN] for kind in STATEMENTS}
 
@@ -223,15 +224,15 @@ def id_in(payload: Mapping[str, Any], name: str) -> UUID | None:
 class Writer:
     """Holds and writes effects; what the tasks are about is the subclass's."""
 
-    async def hold(self, conn: Connection, effects: Sequence[tuple[Task, Effects]]) -> Collection[int]:
-        """The tasks whose rows could all be locked at once, without waiting; what is gone needs no lock."""
-        wanted = {task.id: _rows(its) for task, its in effects}
+    async def hold(self, conn: Connection, effects: Sequence[tuple[Task, Effects]]) -> Collection[UUID]:
+        """The attempts whose rows could all be locked at once, without waiting; what is gone needs no lock."""
+        wanted = {task.lease_id: _rows(its) for task, its in effects}
         every = set().union(*wanted.values())
         free: set[tuple[str, UUID]] = set()
         for table in sorted({table for table, _ in every}):
             ids = sorted(row_id for of, row_id in every if of == table)
             free |= {(table, r["id"]) for r in await conn.fetch(HOLD[table], ids)}
-        return [task_id for task_id, its in wanted.items() if its <= free]
+        return [lease for lease, its in wanted.items() if its <= free]
 
     async def commit(self, conn: Connection, effects: Sequence[tuple[Task, Effects]]) -> None:
         """One statement per kind of effect."""
@@ -261,6 +262,8 @@ class Writer:
 async def write(conn: Connection, kind: type[Written], rows: Sequence[tuple[int, Effect]]) -> None:
     """Write effects of one type in one statement."""
     if rows:
+        if kind in SHARED:
+            rows = sorted(rows, key=lambda row: repr(row[1]))
         columns = [[getattr(effect, name) for _, effect in rows] for name in COLUMNS[kind]]
         await conn.execute(SQL[kind.statement], [task_id for task_id, _ in rows], *columns)
 

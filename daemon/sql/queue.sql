@@ -57,7 +57,7 @@ RETURNING t.id, t.kind, t.key, t.payload, t.attempt, t.max_attempts, t.round, t.
                THEN extract(epoch FROM clock_timestamp() - t.created_at)::float8 END AS waited_s
 
 -- name: settle
--- $1 ids, $2 leases, $3 results. Returns what was still ours; effects follow for those only.
+-- $1 ids, $2 leases, $3 results. Returns the leases that held; effects follow for those only.
 WITH gone AS (
     DELETE FROM tasks t USING unnest($1::bigint[], $2::uuid[], $3::text[]) AS d(id, lease, result)
     WHERE t.id = d.id AND t.lease_id = d.lease
@@ -69,7 +69,7 @@ SELECT id, kind, key, payload, priority, 'done', run_at, attempt, max_attempts, 
        worker, error, created_at, started_at, to_jsonb(result), clock_timestamp(),
        extract(epoch FROM clock_timestamp() - started_at) * 1000
 FROM gone
-RETURNING id
+RETURNING lease_id
 
 -- name: postpone
 -- $1 ids, $2 leases, $3 why, $4 seconds from now (null: at $5), $5 business times, $6 whether the attempt counts.
@@ -79,7 +79,7 @@ UPDATE tasks t SET status = 'available', lease_id = NULL, lease_expires_at = NUL
 FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::double precision[], $5::timestamptz[], $6::boolean[])
      AS d(id, lease, error, delay, at, counts)
 WHERE t.id = d.id AND t.lease_id = d.lease
-RETURNING t.id
+RETURNING d.lease AS lease_id
 
 -- name: give_back
 -- An orderly interruption: as if the claim had never been.
@@ -91,20 +91,23 @@ RETURNING t.id
 -- $1 ids, $2 leases, $3 errors: no more tries; a person decides.
 UPDATE tasks t SET status = 'dead', lease_id = NULL, lease_expires_at = NULL, worker = NULL, error = d.error
 FROM unnest($1::bigint[], $2::uuid[], $3::text[]) AS d(id, lease, error) WHERE t.id = d.id AND t.lease_id = d.lease
-RETURNING t.id
+RETURNING d.lease AS lease_id
 
 -- name: settled_by
 -- Which of these attempts this daemon has settled already (an answer to a COMMIT was lost).
-SELECT l.id FROM task_log l JOIN unnest($1::bigint[], $2::uuid[]) AS d(id, lease) ON l.id = d.id AND l.lease_id = d.lease
+SELECT l.lease_id FROM task_log l JOIN unnest($1::bigint[], $2::uuid[]) AS d(id, lease) ON l.id = d.id AND l.lease_id = d.lease
 
 -- name: renew
+-- What a commit holds at this moment is skipped: it ends.
 UPDATE tasks SET lease_expires_at = clock_timestamp() + make_interval(secs => $2)
-WHERE status = 'running' AND worker = $1 AND id = ANY ($3)
+WHERE id IN (SELECT id FROM tasks WHERE status = 'running' AND worker = $1 AND id = ANY ($3) FOR NO KEY UPDATE SKIP LOCKED)
 
 -- name: strays
 -- Claimed in this daemon's name, but the answer to the claim's COMMIT was lost: nobody attempts them.
 UPDATE tasks SET status = 'available', lease_id = NULL, lease_expires_at = NULL, worker = NULL, attempt = attempt - 1
-WHERE status = 'running' AND worker = $1 AND NOT id = ANY ($2) AND started_at < clock_timestamp() - interval '5 seconds'
+WHERE id IN (SELECT id FROM tasks
+             WHERE status = 'running' AND worker = $1 AND NOT id = ANY ($2) AND started_at < clock_timestamp() - interval '5 seconds'
+             FOR NO KEY UPDATE SKIP LOCKED)
 RETURNING id
 
 -- name: enqueue

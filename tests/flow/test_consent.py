@@ -51,7 +51,7 @@ FORBID = {
 MOST_RESERVED = """
 CREATE TABLE most (reserved bigint);
 CREATE FUNCTION note_most() RETURNS trigger LANGUAGE plpgsql AS
-    'BEGIN INSERT INTO most SELECT count(*) FROM orchestrator.engine_calls WHERE status = ''reserved''; RETURN NULL; END';
+    'BEGIN INSERT INTO most SELECT count(*) FROM engine_calls WHERE status = ''reserved''; RETURN NULL; END';
 CREATE TRIGGER most AFTER INSERT OR UPDATE ON engine_calls FOR EACH STATEMENT EXECUTE FUNCTION note_most()"""
 
 

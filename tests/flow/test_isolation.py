@@ -147,7 +147,8 @@ async def test_what_died_of_nonsense_can_be_retried_and_cancelled(dsn: str) -> N
 
 
 async def test_a_payload_that_is_no_object_is_refused(conn: Connection) -> None:
-    for payload in ([], "text", 7, True):
+    payloads: Sequence[object] = ([], "text", 7, True)
+    for payload in payloads:
         with pytest.raises(asyncpg.CheckViolationError):
             await conn.execute("SELECT enqueue('lead.check', $1)", payload)
 
@@ -225,8 +226,6 @@ async def test_a_single_run_ends_although_a_lead_was_deleted_in_mid_call(dsn: st
         slow = Hangs()
         t.engines.on(engine, slow)
         lead = await t.lead(data=dict(COMPLETE))
-        import asyncio
-
         async with asyncio.timeout(10), asyncio.TaskGroup() as group:
             group.create_task(once(t))
             await slow.started.wait()
@@ -280,7 +279,7 @@ async def test_a_message_held_after_its_call_is_recorded_later_and_alone(dsn: st
 @pytest.mark.parametrize("stage", ["OFFER_MADE", "AI_CONVERSATION"])
 @pytest.mark.parametrize("later", ["deadline_at + interval '7 days'", "NULL"], ids=["a week later", "never"])
 async def test_a_deadline_put_off_while_it_fell_due_does_nothing(dsn: str, later: str, stage: str) -> None:
-    """Mutant: write a step by what its snapshot said, and the lead is hurried whose deadline somebody has just put off."""
+    """Mutant: write a step by what its snapshot said, and the lead is hurried whose deadline was just put off."""
     async with scenario(dsn) as t:
         lead = await t.lead(stage=stage)
         await t.quiet()

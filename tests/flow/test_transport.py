@@ -74,7 +74,8 @@ def program(session: aiohttp.ClientSession, source: str, *arguments: str, **more
 
 
 async def call(to: Engine, body: dict[str, Any] | None = None, **more: Any) -> Answer:
-    return await to.call("/api/send", body or {"n": 1}, key="k-1", traceparent=TRACE, **more)
+    async with to.slot():
+        return await to.call("/api/send", body or {"n": 1}, key="k-1", traceparent=TRACE, **more)
 
 
 async def call_answered_by(session: aiohttp.ClientSession, handler: Handler, **more: Any) -> Answer:

@@ -44,9 +44,9 @@ class Recording:
         rows = await conn.fetch("SELECT n, subject FROM causes")
         return {t.id: tuple(r["n"] for r in rows if r["subject"] == t.payload["subject"]) for t in tasks}
 
-    async def hold(self, conn: Connection, effects: Sequence[tuple[Task, Note]]) -> Collection[int]:
+    async def hold(self, conn: Connection, effects: Sequence[tuple[Task, Note]]) -> Collection[UUID]:
         """There is nothing to lock."""
-        return [task.id for task, _ in effects]
+        return [task.lease_id for task, _ in effects]
 
     async def commit(self, conn: Connection, effects: Sequence[tuple[Task, Note]]) -> None:
         """One row per attempt."""

@@ -39,7 +39,7 @@ class Hands:
 
     async def hand(self) -> Hand:
         """One more connection."""
-        conn = await connect(self._dsn, session=DAEMON_SESSION)
+        conn = await connect(self._dsn, session={**DAEMON_SESSION, "lock_timeout": "10s"})
         self._stack.push_async_callback(conn.close)
         return conn
 
