@@ -39,7 +39,7 @@ format: setup-dev
 	@$(BIN)/ruff check --fix .
 
 soak: setup-dev
-	@$(BIN)/pytest tests/faults -m soak --timeout 0 $(PYTEST_ARGS)
+	@$(BIN)/pytest tests/faults tests/model -m soak --timeout 0 $(PYTEST_ARGS)
 
 bench: setup-dev
 	@$(BIN)/pytest tests/bench -m bench -s --timeout 0 $(PYTEST_ARGS)

@@ -36,6 +36,7 @@ HINT_SETTLES_S = 0.2  # after a NOTIFY the next due time is asked for again, at 
 LOCK_TRIES_S = 2.0
 FIRED_AT_ONCE = 1000  # as in schema.sql
 SIGN_OFF_S = 0.5
+AGAIN_S = 0.05  # what a takeover had to skip is looked at again so soon
 
 log = get_logger("listener")
 
@@ -190,7 +191,8 @@ class Listener:
 
     async def _wait(self, due_in_s: float) -> None:
         """Until the next beat, the next due time, or shortly after a hint that it may have changed."""
-        absent = [since + self.beat.takeover_s - time.monotonic() for since in self._absent_since.values()]
+        now = time.monotonic()
+        absent = [max(since + self.beat.takeover_s - now, AGAIN_S) for since in self._absent_since.values()]
         pause = max(LEAST_WAIT_S, min(self.beat.pulse_s, due_in_s, *absent, self.beat.pulse_s))
         try:
             async with asyncio.timeout(pause):
@@ -208,7 +210,6 @@ class Listener:
         for peer, since in list(self._absent_since.items()):
             if now - since >= self.beat.takeover_s:
                 self._freed(await conn.fetchval(SQL["take_over"], peer), peer=str(peer))
-                del self._absent_since[peer]
         if row["expired"]:
             self._freed(await conn.fetchval(SQL["free_expired"]))
 

@@ -22,6 +22,8 @@ WITH clock AS MATERIALIZED (
         ) AS t
         LIMIT w.room
     ) AS p
+    -- Most claims find nothing; one look at the next due task spares them a look per kind and priority.
+    WHERE (SELECT EXISTS (SELECT FROM tasks WHERE status = 'available' AND attempt >= 0 AND run_at <= (SELECT now FROM clock)))
     LIMIT $4
 )
 UPDATE tasks t SET status = 'running', attempt = t.attempt + 1, max_attempts = coalesce(t.max_attempts, picked.tries),
