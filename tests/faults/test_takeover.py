@@ -28,9 +28,17 @@ async def held_by(conn: Connection, daemon: DaemonProcess) -> list[int]:
     return [row["id"] for row in await conn.fetch(HELD, daemon.pid)]
 
 
-async def victim_of_kill(conn: Connection, daemon: DaemonProcess) -> float:
-    """Kill it in mid-work; the seconds until the first of its tasks was settled by a peer."""
-    await until(lambda: held_by(conn, daemon), 20.0, "the victim to hold tasks", pause=0.002)
+async def kill_one_at_work(conn: Connection, living: list[DaemonProcess]) -> float:
+    """Kill one in mid-work; the seconds until the first of its tasks was settled by a peer."""
+    at_work: list[DaemonProcess] = []
+
+    async def found() -> bool:
+        at_work[:] = [daemon for daemon in living if await held_by(conn, daemon)]
+        return bool(at_work)
+
+    await until(found, 20.0, "somebody to hold tasks", pause=0.002)
+    daemon = at_work[0]
+    living.remove(daemon)
     daemon.kill()
     began = time.monotonic()
     tasks = await held_by(conn, daemon)
@@ -48,12 +56,11 @@ async def test_a_dead_daemon_is_replaced_within_two_seconds(dsn: str, conn: Conn
         sms_engine(honours_keys=True, latency_s=(0.05, 0.1)) as engine,
         fleet(dsn, **engine.settings()) as daemons,
     ):
-        for _ in range(number):
-            await daemons.start()
-        for kill in range(5 - number):
+        living = [await daemons.start() for _ in range(number)]
+        for _ in range(5 - number):
             await insert_leads(conn, 100)
-            took.append(await victim_of_kill(conn, daemons.members[kill]))
-            await daemons.start()
+            took.append(await kill_one_at_work(conn, living))
+            living.append(await daemons.start())
         await all_ended(conn, 20.0)
         assert await sent_once(conn, engine, 100 * (5 - number)) == 0
     measured = [seconds for seconds in took if seconds > 0]
