@@ -139,14 +139,12 @@ async def _connect_writable(dsn: str, options: dict[str, Any]) -> Connection:
     return conn
 
 
-async def connect(dsn: str, *, session: Mapping[str, str] | None = None, pgbouncer: bool = False) -> Connection:
+async def connect(dsn: str, *, session: Mapping[str, str] | None = None) -> Connection:
     """A connection to the first host that is a writable primary."""
     options: dict[str, Any] = {
         "command_timeout": 60,
         "server_settings": {"search_path": "orchestrator", **(session or {})},
     }
-    if pgbouncer:
-        options |= {"statement_cache_size": 0}
     why = []
     for host_dsn in hosts_of(dsn):
         try:
