@@ -19,7 +19,7 @@ help:
 	@echo "make check   format, lint, types, import rules: seconds"
 	@echo "make format  let ruff fix what it can"
 	@echo "make soak    long random fault runs"
-	@echo "make bench   measurements"
+	@echo "make bench   measurements, half an hour; BENCH_SCALE=0.02 BENCH_PASSES=1 for a taste, PYTEST_ARGS='-k drain' for a part"
 	@echo "make lock    lock what pyproject.toml asks for; UPGRADE=--upgrade takes the newest"
 
 run: setup

@@ -1,7 +1,8 @@
 -- The schema of the pipeline orchestrator: the one truth of its tables, read from top to bottom.
 --
 --   1 clock      2 pipelines   3 tasks     4 leads      5 replies, messages, exclusions
---   6 engines    7 people      8 schedules 9 functions for users    10 the daemon's own
+--   6 engines    7 people      8 campaigns 9 schedules   10 functions for users
+--   11 the daemon's own
 --
 -- Rules that hold throughout:
 --   * A cause and the task it asks for are written in one transaction; NOTIFY is only a hint.
@@ -133,10 +134,12 @@ CREATE TABLE tasks (
     CHECK ((status = 'running') = (lease_id IS NOT NULL))
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 
-CREATE INDEX tasks_due ON tasks (kind, priority, run_at, id) WHERE status = 'available';
+-- Each index says in its predicate what it is for, so that no plan, made from whatever statistics, reads all of one that
+-- was meant for something else.
+CREATE INDEX tasks_due ON tasks (kind, priority, run_at, id) WHERE status = 'available' AND interruptions < 3;
 CREATE INDEX tasks_waiting_of_key ON tasks (key, id) WHERE status = 'available';
 CREATE UNIQUE INDEX tasks_running_key ON tasks (key) WHERE status = 'running';
-CREATE UNIQUE INDEX tasks_dedup ON tasks (dedup_key) WHERE status = 'available';
+CREATE UNIQUE INDEX tasks_dedup ON tasks (dedup_key) WHERE status = 'available' AND dedup_key IS NOT NULL;
 -- For the pulse alone. `attempt >= 0` is always true; it keeps the planner from offering this index to the claim,
 -- which would then walk the due tasks of all kinds once per kind.
 CREATE INDEX tasks_next ON tasks (run_at) WHERE status = 'available' AND attempt >= 0;
@@ -206,8 +209,10 @@ CREATE TABLE workers (
 -- ---------------------------------------------------------------------------------------------
 
 -- The one spelling under which an address is compared: emails bare and in lower case, phones as + and digits; null for none.
+-- What stays of an erased one stands for itself.
 CREATE FUNCTION plain_address(address text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
-    SELECT nullif(CASE WHEN address LIKE '%@%' THEN lower(btrim(coalesce(substring(address FROM '<([^<>]+)>'), address)))
+    SELECT nullif(CASE WHEN address LIKE 'erased:%' THEN address
+                       WHEN address LIKE '%@%' THEN lower(btrim(coalesce(substring(address FROM '<([^<>]+)>'), address)))
                        ELSE regexp_replace(address, '[^0-9+]', '', 'g') END, '')
 $$;
 
@@ -266,7 +271,8 @@ CREATE INDEX leads_deadline ON leads (deadline_at) WHERE deadline_at IS NOT NULL
 CREATE INDEX leads_entry_pending ON leads (stage_entered_at) WHERE entry_pending;
 CREATE INDEX leads_email ON leads (orchestrator.plain_address(email)) WHERE email IS NOT NULL;
 CREATE INDEX leads_phone ON leads (orchestrator.plain_address(phone)) WHERE phone IS NOT NULL;
-CREATE INDEX leads_review ON leads (updated_at) WHERE needs_review;
+CREATE INDEX leads_review ON leads (created_at DESC, id) WHERE needs_review;
+CREATE INDEX leads_to_archive ON leads (stage_entered_at) WHERE stage = 'DEAD_LEAD' AND archived_at IS NULL;   -- no other lead is in it
 
 -- No foreign key to leads: history outlives an erased lead, and only triggers and outcomes write here.
 CREATE TABLE pipeline_events (
@@ -281,6 +287,55 @@ CREATE TABLE pipeline_events (
     created_at timestamptz NOT NULL DEFAULT orchestrator.clock()
 );
 CREATE INDEX pipeline_events_lead ON pipeline_events (lead_id, id);
+
+-- How many leads sit in each stage. Counting a million takes longer than a sweep may, and one counter row per stage would
+-- make movers wait for each other: so a statement that adds, moves or deletes leads adds a row per stage with the
+-- difference, and the sweep folds these into the counts. The truth at any time is the sum of both: stage_sizes.
+CREATE TABLE stage_counts (
+    pipeline text NOT NULL,
+    stage    text NOT NULL,
+    n        bigint NOT NULL,
+    PRIMARY KEY (pipeline, stage)
+);
+CREATE TABLE stage_deltas (
+    pipeline text NOT NULL,
+    stage    text NOT NULL,
+    n        bigint NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
+
+CREATE VIEW stage_sizes AS
+SELECT pipeline, stage, max(position) AS position, sum(n)::bigint AS n
+FROM (SELECT pipeline, name AS stage, position, 0 AS n FROM stages
+      UNION ALL SELECT pipeline, stage, NULL, n FROM stage_counts
+      UNION ALL SELECT pipeline, stage, NULL, n FROM stage_deltas) AS of_stages
+GROUP BY pipeline, stage HAVING max(position) IS NOT NULL;
+
+-- Further people of a lead, and the addresses of those that were merged into it.
+CREATE TABLE contacts (
+    id         uuid PRIMARY KEY DEFAULT orchestrator.new_id(),
+    lead_id    uuid NOT NULL REFERENCES leads ON DELETE CASCADE,
+    name       text,
+    title      text,
+    email      text,
+    phone      text,
+    source     text,
+    created_at timestamptz NOT NULL DEFAULT orchestrator.clock()
+);
+CREATE INDEX contacts_lead ON contacts (lead_id);
+CREATE INDEX contacts_email ON contacts (orchestrator.plain_address(email)) WHERE email IS NOT NULL;
+CREATE INDEX contacts_phone ON contacts (orchestrator.plain_address(phone)) WHERE phone IS NOT NULL;
+
+-- Which lead a merged one lives on in. What it was known by at its source is never imported again.
+CREATE TABLE merged_leads (
+    id          uuid PRIMARY KEY,
+    into_id     uuid NOT NULL REFERENCES leads ON DELETE CASCADE,
+    pipeline    text NOT NULL,
+    source      text,
+    external_id text,
+    merged_at   timestamptz NOT NULL DEFAULT orchestrator.clock()
+);
+CREATE INDEX merged_leads_into ON merged_leads (into_id);
+CREATE INDEX merged_leads_external ON merged_leads (pipeline, external_id) WHERE external_id IS NOT NULL;
 
 -- A permission for one move outside the table; override_stage writes it, the guard uses it up.
 CREATE TABLE stage_overrides (
@@ -301,6 +356,11 @@ CREATE FUNCTION missing_fields(data jsonb, fields text[]) RETURNS text[] LANGUAG
     WHERE coalesce(btrim(data ->> f), '') = ''
 $$;
 
+-- A number in a lead's data; null for what is no amount.
+CREATE FUNCTION figure(data jsonb, field text) RETURNS numeric LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN data ->> field ~ '^-?\d{1,15}(\.\d{1,10})?$' THEN (data ->> field)::numeric END
+$$;
+
 CREATE FUNCTION leads_before_insert() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
 DECLARE
@@ -315,6 +375,10 @@ BEGIN
     ELSIF st.name IS NULL THEN
         RAISE EXCEPTION 'pipeline % has no stage %', NEW.pipeline, NEW.stage USING ERRCODE = 'PO001',
             HINT = 'stages: ' || (SELECT string_agg(name, ', ' ORDER BY position) FROM stages WHERE pipeline = NEW.pipeline);
+    END IF;
+    IF NEW.external_id IS NOT NULL AND EXISTS (SELECT FROM merged_leads m WHERE m.pipeline = NEW.pipeline
+            AND m.external_id = NEW.external_id AND m.source IS NOT DISTINCT FROM NEW.source) THEN
+        RETURN NULL;    -- it lives on in another lead
     END IF;
     NEW.stage := st.name;
     NEW.version := 1; NEW.stage_seq := 1; NEW.deadline_step := 0; NEW.from_stage := NULL; NEW.known_issues := '{}';
@@ -455,6 +519,7 @@ DECLARE at_time timestamptz := clock();
 BEGIN
     INSERT INTO pipeline_events (lead_id, event_type, to_stage, actor, created_at)
     SELECT id, 'created', stage, coalesce(moved_by, session_user), created_at FROM fresh;
+    INSERT INTO stage_deltas (pipeline, stage, n) SELECT pipeline, stage, count(*) FROM fresh GROUP BY pipeline, stage;
     INSERT INTO tasks (kind, key, payload, run_at)
     SELECT s.entry_kind, 'lead:' || f.id, jsonb_build_object('lead_id', f.id, 'stage_seq', 1), at_time
     FROM fresh f JOIN stages s ON s.pipeline = f.pipeline AND s.name = f.stage WHERE f.entry_pending;
@@ -481,6 +546,9 @@ BEGIN
                CASE WHEN move_reason IS NULL THEN '{}' ELSE jsonb_build_object('reason', move_reason) END,
                moved_by, moved_task, stage_entered_at
         FROM fresh WHERE touched & 1 > 0;
+        INSERT INTO stage_deltas (pipeline, stage, n)
+        SELECT f.pipeline, d.stage, sum(d.n) FROM fresh f CROSS JOIN LATERAL (VALUES (f.stage, 1), (f.from_stage, -1)) AS d(stage, n)
+        WHERE f.touched & 1 > 0 GROUP BY f.pipeline, d.stage HAVING sum(d.n) <> 0;
         INSERT INTO tasks (kind, key, payload, run_at)
         SELECT s.entry_kind, 'lead:' || f.id, jsonb_build_object('lead_id', f.id, 'stage_seq', f.stage_seq), at_time
         FROM fresh f JOIN stages s ON s.pipeline = f.pipeline AND s.name = f.stage
@@ -489,7 +557,7 @@ BEGIN
     IF any_touched & 2 > 0 THEN
         INSERT INTO tasks (kind, key, payload, dedup_key, run_at)
         SELECT 'lead.check', 'lead:' || id, jsonb_build_object('lead_id', id), 'check:' || id, at_time FROM fresh WHERE touched & 2 > 0
-        ON CONFLICT (dedup_key) WHERE status = 'available' DO UPDATE SET run_at = least(tasks.run_at, excluded.run_at);
+        ON CONFLICT (dedup_key) WHERE status = 'available' AND dedup_key IS NOT NULL DO UPDATE SET run_at = least(tasks.run_at, excluded.run_at);
     END IF;
     IF any_touched & 4 > 0 THEN
         INSERT INTO pipeline_events (lead_id, event_type, actor) SELECT id, 'dnc', session_user FROM fresh WHERE touched & 4 > 0;
@@ -504,6 +572,24 @@ CREATE TRIGGER leads_inserted AFTER INSERT ON leads REFERENCING NEW TABLE AS fre
     FOR EACH STATEMENT EXECUTE FUNCTION leads_after_insert();
 CREATE TRIGGER leads_updated AFTER UPDATE ON leads REFERENCING NEW TABLE AS fresh
     FOR EACH STATEMENT EXECUTE FUNCTION leads_after_update();
+
+CREATE FUNCTION leads_after_delete() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO stage_deltas (pipeline, stage, n) SELECT pipeline, stage, -count(*) FROM gone GROUP BY pipeline, stage;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER leads_gone AFTER DELETE ON leads REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION leads_after_delete();
+
+CREATE FUNCTION leads_after_truncate() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    DELETE FROM stage_deltas;
+    DELETE FROM stage_counts;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER leads_emptied AFTER TRUNCATE ON leads FOR EACH STATEMENT EXECUTE FUNCTION leads_after_truncate();
 
 
 -- ---------------------------------------------------------------------------------------------
@@ -531,6 +617,7 @@ CREATE TABLE replies (
     UNIQUE (channel, external_id)
 );
 CREATE INDEX replies_lead ON replies (lead_id);
+CREATE INDEX replies_newest ON replies (received_at DESC, id);
 CREATE INDEX replies_received ON replies (received_at) WHERE status = 'received';
 
 CREATE TABLE email_exclusions (
@@ -542,6 +629,33 @@ CREATE TABLE email_exclusions (
 );
 
 CREATE UNIQUE INDEX email_exclusions_address ON email_exclusions (orchestrator.plain_address(address));
+CREATE INDEX email_exclusions_newest ON email_exclusions (created_at DESC, address);
+
+-- Who was erased is never contacted again, though nothing tells who it was: of each address a keyed hash stays. The key
+-- is this database's own and travels with its backups; who may not read this table can't try addresses.
+CREATE TABLE erasure_key (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    key bytea NOT NULL DEFAULT sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()))
+);
+INSERT INTO erasure_key DEFAULT VALUES;
+
+CREATE FUNCTION erased_hash(address text) RETURNS text LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (SELECT 'erased:' || encode(sha256(k.key || sha256(k.key || convert_to(orchestrator.plain_address(address), 'UTF8'))), 'hex')
+            FROM orchestrator.erasure_key k);
+END $$;
+
+-- An erased address is excluded already; it is not written down again.
+CREATE FUNCTION keep_erased() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM email_exclusions x WHERE plain_address(x.address) = erased_hash(NEW.address)) THEN
+        RETURN NULL;
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER exclusions_a_erased BEFORE INSERT ON email_exclusions FOR EACH ROW
+    WHEN (NEW.reason <> 'erased') EXECUTE FUNCTION keep_erased();
 
 CREATE TABLE messages (
     id                  uuid PRIMARY KEY DEFAULT orchestrator.new_id(),
@@ -580,7 +694,7 @@ BEGIN
     SELECT 'message', coalesce('lead:' || lead_id, 'message:' || id),
            jsonb_build_object('message_id', id, 'lead_id', lead_id, 'stage_seq', stage_seq, 'template', template, 'channel', channel), send_at, 'message:' || id
     FROM fresh WHERE status = 'scheduled'
-    ON CONFLICT (dedup_key) WHERE status = 'available' DO UPDATE SET run_at = excluded.run_at;
+    ON CONFLICT (dedup_key) WHERE status = 'available' AND dedup_key IS NOT NULL DO UPDATE SET run_at = excluded.run_at;
     RETURN NULL;
 END $$;
 CREATE TRIGGER messages_inserted AFTER INSERT ON messages REFERENCING NEW TABLE AS fresh
@@ -599,7 +713,7 @@ BEGIN
                 jsonb_build_object('message_id', NEW.id, 'lead_id', NEW.lead_id, 'stage_seq', NEW.stage_seq,
                                    'template', NEW.template, 'channel', NEW.channel),
                 NEW.send_at, 'message:' || NEW.id)
-        ON CONFLICT (dedup_key) WHERE status = 'available' DO UPDATE SET run_at = excluded.run_at;
+        ON CONFLICT (dedup_key) WHERE status = 'available' AND dedup_key IS NOT NULL DO UPDATE SET run_at = excluded.run_at;
     END IF;
     RETURN NULL;
 END $$;
@@ -674,7 +788,8 @@ CREATE TABLE engine_calls (
     error           text,
     result          jsonb,
     lease_id        uuid,                   -- the attempt that reserved it
-    budget_day      date                    -- the day whose counter holds its money
+    calls           int NOT NULL DEFAULT 1, -- how often it went out under this key
+    budgets         jsonb                   -- the counters that hold its money: {scope: first day of the period}
 );
 CREATE INDEX engine_calls_task ON engine_calls (task_id);
 CREATE INDEX engine_calls_lead ON engine_calls (lead_id) WHERE lead_id IS NOT NULL;
@@ -682,10 +797,11 @@ CREATE INDEX engine_calls_open ON engine_calls (status) WHERE status IN ('reserv
 
 -- One counter row per scope and period: the lock under which a reservation fits or does not.
 CREATE TABLE budget_counters (
-    scope    text NOT NULL,                  -- engine:NAME
+    scope    text NOT NULL,                  -- engine:NAME, campaign:ID:daily, …
     period   date NOT NULL,
     reserved numeric NOT NULL DEFAULT 0 CHECK (reserved >= 0),
     settled  numeric NOT NULL DEFAULT 0 CHECK (settled >= 0),
+    warned   boolean NOT NULL DEFAULT false, -- people know that little is left
     PRIMARY KEY (scope, period)
 );
 
@@ -722,12 +838,35 @@ BEGIN
     END IF;
     NEW.decided_by := coalesce(NEW.decided_by, session_user);
     NEW.decided_at := coalesce(NEW.decided_at, clock());
-    INSERT INTO tasks (kind, key, payload)
-    VALUES ('approval', coalesce('lead:' || NEW.lead_id, 'approval:' || NEW.id),
-            jsonb_build_object('approval_id', NEW.id, 'lead_id', NEW.lead_id));
+    IF NEW.status IN ('approved', 'rejected') AND NEW.decided_by NOT LIKE 'system (%' THEN
+        UPDATE checkpoint_settings SET approvals_in_a_row = CASE NEW.status WHEN 'approved' THEN approvals_in_a_row + 1 ELSE 0 END
+        WHERE checkpoint = NEW.checkpoint;
+    END IF;
+    IF NEW.run_id IS NULL THEN
+        INSERT INTO tasks (kind, key, payload)
+        VALUES ('approval', coalesce('lead:' || NEW.lead_id, 'approval:' || NEW.id),
+                jsonb_build_object('approval_id', NEW.id, 'lead_id', NEW.lead_id));
+    ELSIF NEW.status <> 'superseded' THEN
+        INSERT INTO tasks (kind, key, payload)
+        VALUES ('run.decided', 'run:' || NEW.run_id, jsonb_build_object('approval_id', NEW.id, 'run_id', NEW.run_id));
+    END IF;
     RETURN NEW;
 END $$;
 CREATE TRIGGER approvals_decided BEFORE UPDATE OF status ON approval_queue FOR EACH ROW EXECUTE FUNCTION decide_approval();
+
+-- A person learns of what waits. The task names the row only: no second copy of a lead's name to be erased.
+CREATE FUNCTION tell_of_approvals() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO tasks (kind, payload, dedup_key)
+    SELECT 'notification', jsonb_build_object('event', 'approval', 'to', NULL, 'facts', jsonb_build_object('id', f.id)),
+           'notification:' || f.id
+    FROM fresh f WHERE f.status = 'pending'
+    ON CONFLICT (dedup_key) WHERE status = 'available' AND dedup_key IS NOT NULL DO NOTHING;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER approvals_inserted AFTER INSERT ON approval_queue REFERENCING NEW TABLE AS fresh
+    FOR EACH STATEMENT EXECUTE FUNCTION tell_of_approvals();
 
 CREATE TABLE alerts (
     id              uuid PRIMARY KEY DEFAULT orchestrator.new_id(),
@@ -742,10 +881,316 @@ CREATE TABLE alerts (
     resolved_at     timestamptz
 );
 CREATE UNIQUE INDEX alerts_open ON alerts (type, subject) WHERE resolved_at IS NULL;
+CREATE INDEX alerts_newest ON alerts (created_at DESC, id);
+CREATE INDEX alerts_recent ON alerts (type, created_at);
+
+CREATE FUNCTION tell_of_alerts() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO tasks (kind, payload, dedup_key)
+    SELECT 'notification', jsonb_build_object('event', 'alert', 'to', NULL, 'facts', jsonb_build_object('id', f.id)),
+           'notification:' || f.id
+    FROM fresh f
+    ON CONFLICT (dedup_key) WHERE status = 'available' AND dedup_key IS NOT NULL DO NOTHING;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER alerts_inserted AFTER INSERT ON alerts REFERENCING NEW TABLE AS fresh
+    FOR EACH STATEMENT EXECUTE FUNCTION tell_of_alerts();
 
 
 -- ---------------------------------------------------------------------------------------------
--- 8 Schedules: the daemon's own jobs. Whoever moves next_slot on has won the slot.
+-- 8 Campaigns: definitions, their runs, and the steps of these.
+--
+--   A run pins the definition it started with. Each finished step is recorded in the transaction that queues the
+--   next one, so a run goes on at its unfinished step whatever happens. Only outcomes and the functions below write
+--   here, and both hold the run's row first.
+-- ---------------------------------------------------------------------------------------------
+
+CREATE TABLE campaigns (
+    id                uuid PRIMARY KEY DEFAULT orchestrator.new_id(),
+    name              text NOT NULL CHECK (name <> ''),
+    description       text,
+    config            jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(config) = 'object'), -- as its user wrote it
+    schedule_cron     text,                                 -- null: manual, or started by an event
+    schedule_timezone text NOT NULL DEFAULT 'UTC',
+    schedule_enabled  boolean NOT NULL DEFAULT true,
+    grace_s           int NOT NULL DEFAULT 3600 CHECK (grace_s >= 0),
+    status            text NOT NULL DEFAULT 'active' CHECK (status IN ('active', 'paused', 'completed', 'error')),
+    paused_reason     text,
+    resume_at         timestamptz,                          -- set by a budget that rolls over then, never by a person
+    last_run_at       timestamptz,
+    next_run_at       timestamptz,                          -- null: to be worked out (new or edited), or there is none
+    schedule_since    timestamptz NOT NULL DEFAULT orchestrator.clock(), -- its slots count from here
+    total_runs        int NOT NULL DEFAULT 0,               -- those that have ended
+    total_cost        numeric NOT NULL DEFAULT 0,
+    project_id        text,
+    created_at        timestamptz NOT NULL DEFAULT orchestrator.clock(),
+    updated_at        timestamptz NOT NULL DEFAULT orchestrator.clock(),
+    deleted_at        timestamptz,                          -- no future runs, history kept
+    scheduled         boolean NOT NULL GENERATED ALWAYS AS (        -- whether it has a next slot
+                          status = 'active' AND schedule_enabled AND schedule_cron IS NOT NULL AND deleted_at IS NULL) STORED
+);
+CREATE UNIQUE INDEX campaigns_name ON campaigns (name) WHERE deleted_at IS NULL;
+CREATE INDEX campaigns_next ON campaigns (next_run_at) WHERE scheduled;
+CREATE INDEX campaigns_resume ON campaigns (resume_at) WHERE status = 'paused' AND deleted_at IS NULL;
+
+-- A schedule that was edited begins anew, with the slot that is due already, if there is one: nobody loses it, and
+-- nobody gets one back. One that resumes by itself begins with the moment at which it should.
+CREATE FUNCTION campaign_edited() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    NEW.updated_at := clock();
+    IF (OLD.schedule_cron, OLD.schedule_timezone, OLD.schedule_enabled, OLD.status, OLD.deleted_at)
+       IS DISTINCT FROM (NEW.schedule_cron, NEW.schedule_timezone, NEW.schedule_enabled, NEW.status, NEW.deleted_at) THEN
+        NEW.schedule_since := least(clock(), CASE
+            WHEN OLD.scheduled THEN coalesce(OLD.next_run_at - interval '1 microsecond', OLD.schedule_since)
+            WHEN OLD.status = 'paused' THEN OLD.resume_at - interval '1 microsecond' END);
+        NEW.next_run_at := NULL;
+    END IF;
+    IF NEW.status = 'active' THEN
+        NEW.paused_reason := NULL;
+        NEW.resume_at := NULL;
+        IF OLD.status <> 'active' THEN
+            UPDATE alerts SET resolved_at = clock() WHERE id IN (
+                SELECT id FROM alerts
+                WHERE type IN ('BUDGET_REACHED', 'CAMPAIGN_INVALID') AND subject = 'campaign:' || NEW.id AND resolved_at IS NULL
+                FOR NO KEY UPDATE SKIP LOCKED);
+        END IF;
+    END IF;
+    PERFORM wake();
+    RETURN NEW;
+END $$;
+CREATE TRIGGER campaigns_edited
+    BEFORE UPDATE OF name, description, config, schedule_cron, schedule_timezone, schedule_enabled, grace_s, status, project_id, deleted_at
+    ON campaigns FOR EACH ROW EXECUTE FUNCTION campaign_edited();
+
+CREATE TABLE campaign_runs (
+    id              uuid PRIMARY KEY DEFAULT orchestrator.new_id(),
+    campaign_id     uuid NOT NULL REFERENCES campaigns,
+    trigger         text NOT NULL DEFAULT 'manual' CHECK (trigger IN ('schedule', 'manual', 'event')),
+    scheduled_for   timestamptz,                            -- the slot; it fires once, for there is one row for it
+    inputs          jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(inputs) = 'object'),
+    definition      jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(definition) = 'object'), -- normalised, pinned
+    started_at      timestamptz NOT NULL DEFAULT orchestrator.clock(),
+    completed_at    timestamptz,
+    status          text NOT NULL DEFAULT 'running' CHECK (status IN ('running', 'waiting', 'paused', 'completed', 'partial',
+                        'failed', 'aborted', 'cancelled', 'skipped', 'missed')),
+    steps_completed int NOT NULL DEFAULT 0,
+    steps_failed    int NOT NULL DEFAULT 0,
+    results         jsonb NOT NULL DEFAULT '{}',            -- by the steps' names
+    total_cost      numeric NOT NULL DEFAULT 0,             -- that of its steps
+    errors          jsonb NOT NULL DEFAULT '[]',            -- [{step, error}]
+    dry_run         boolean NOT NULL DEFAULT false,
+    round           int NOT NULL DEFAULT 0,                 -- raised by a person's retry: part of the Idempotency-Keys
+    UNIQUE (campaign_id, scheduled_for)
+);
+CREATE INDEX campaign_runs_newest ON campaign_runs (campaign_id, started_at DESC, id);
+CREATE INDEX campaign_runs_live ON campaign_runs (campaign_id) WHERE status IN ('running', 'waiting', 'paused');
+
+CREATE TABLE campaign_run_steps (
+    run_id        uuid NOT NULL REFERENCES campaign_runs ON DELETE CASCADE,
+    position      int NOT NULL,                             -- from 0
+    name          text NOT NULL,
+    kind          text NOT NULL,
+    status        text NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'running', 'waiting', 'completed', 'failed',
+                      'unknown', 'skipped', 'cancelled')),
+    attempts      int NOT NULL DEFAULT 0,
+    started_at    timestamptz,
+    completed_at  timestamptz,
+    result        jsonb,
+    error         text,
+    cost          numeric,
+    children_left int,                                      -- enrichments not yet done; null: not fanned out
+    PRIMARY KEY (run_id, position),
+    UNIQUE (run_id, name)
+) WITH (fillfactor = 80);
+
+-- One enrichment of a step that fans out.
+CREATE TABLE campaign_run_items (
+    run_id   uuid NOT NULL,
+    position int NOT NULL,
+    lead_id  uuid NOT NULL,                                 -- no foreign key: a lead may be erased meanwhile
+    n        int NOT NULL,                                  -- their order
+    status   text NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'done', 'failed')),
+    queued   boolean NOT NULL DEFAULT false,                -- it has its task
+    result   jsonb,
+    error    text,
+    cost     numeric,
+    PRIMARY KEY (run_id, position, lead_id),
+    FOREIGN KEY (run_id, position) REFERENCES campaign_run_steps ON DELETE CASCADE
+);
+CREATE INDEX campaign_run_items_open ON campaign_run_items (run_id, position, queued, n) WHERE status = 'pending';
+CREATE INDEX leads_run ON leads (run_id) WHERE run_id IS NOT NULL;
+CREATE INDEX messages_run ON messages (run_id) WHERE run_id IS NOT NULL;
+
+-- How often a step's task is tried; null: as its kind says.
+CREATE FUNCTION step_tries(definition jsonb, at int) RETURNS int LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN definition #>> ARRAY['steps', at::text, 'kind'] = 'engine'
+                THEN (definition #>> ARRAY['steps', at::text, 'retry', 'attempts'])::int END
+$$;
+
+-- The sum of a number over all results of a run: its prospects are run_sum(results, 'found').
+CREATE FUNCTION run_sum(results jsonb, field text) RETURNS numeric LANGUAGE sql IMMUTABLE AS $$
+    SELECT coalesce(sum((value ->> field)::numeric), 0) FROM jsonb_each(results) WHERE jsonb_typeof(value -> field) = 'number'
+$$;
+
+-- Whoever inserts a run starts it: its steps, and the task of the first one.
+CREATE FUNCTION start_runs() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO campaign_run_steps (run_id, position, name, kind, status, started_at)
+    SELECT f.id, s.n - 1, s.step ->> 'name', coalesce(s.step ->> 'kind', 'engine'),
+           CASE WHEN s.n = 1 THEN 'running' ELSE 'pending' END, CASE WHEN s.n = 1 THEN f.started_at END
+    FROM fresh f CROSS JOIN LATERAL jsonb_array_elements(f.definition -> 'steps') WITH ORDINALITY AS s(step, n)
+    WHERE f.status = 'running';
+    INSERT INTO tasks (kind, key, payload, max_attempts)
+    SELECT 'run.step', 'run:' || f.id, jsonb_build_object('run_id', f.id, 'position', 0, 'round', f.round), step_tries(f.definition, 0)
+    FROM fresh f WHERE f.status = 'running';
+    RETURN NULL;
+END $$;
+CREATE TRIGGER campaign_runs_started AFTER INSERT ON campaign_runs REFERENCING NEW TABLE AS fresh
+    FOR EACH STATEMENT EXECUTE FUNCTION start_runs();
+
+-- What was put off while a run was paused, and what waits for another try or its time, looks at the run again.
+CREATE FUNCTION stir_run(run uuid, only_parked boolean) RETURNS void
+LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE tasks t SET run_at = clock()
+    WHERE t.status = 'available' AND (NOT only_parked OR t.run_at >= timestamptz '9999-01-01 00:00 UTC')
+      AND t.key = 'run:' || run;
+    UPDATE tasks t SET run_at = clock()
+    FROM campaign_run_items i
+    WHERE i.run_id = run AND i.status = 'pending' AND t.key = 'lead:' || i.lead_id AND t.kind = 'run.item'
+      AND t.payload ->> 'run_id' = run::text
+      AND t.status = 'available' AND (NOT only_parked OR t.run_at >= timestamptz '9999-01-01 00:00 UTC');
+    PERFORM wake();
+END $$;
+
+-- No new step and no new call; what is being called ends.
+CREATE FUNCTION pause_run(run uuid) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE campaign_runs SET status = 'paused' WHERE id = run AND status IN ('running', 'waiting');
+    RETURN FOUND;
+END $$;
+
+CREATE FUNCTION resume_run(run uuid) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE campaign_runs SET status = CASE WHEN EXISTS (
+        SELECT FROM campaign_run_steps s WHERE s.run_id = run AND s.status = 'waiting') THEN 'waiting' ELSE 'running' END
+    WHERE id = run AND status = 'paused';
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM stir_run(run, only_parked => true);
+    RETURN true;
+END $$;
+
+-- What is being called ends, and its cost is booked; nothing follows from it.
+CREATE FUNCTION cancel_run(run uuid) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+DECLARE its campaign_runs;
+BEGIN
+    UPDATE campaign_runs SET status = 'cancelled', completed_at = clock()
+    WHERE id = run AND status IN ('running', 'waiting', 'paused') RETURNING * INTO its;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    UPDATE campaign_run_steps SET status = CASE status WHEN 'pending' THEN 'skipped' ELSE 'cancelled' END, completed_at = clock()
+    WHERE run_id = run AND status IN ('pending', 'running', 'waiting');
+    UPDATE approval_queue SET status = 'superseded', comment = coalesce(comment, 'the run was cancelled')
+    WHERE run_id = run AND status = 'pending';
+    UPDATE campaigns SET total_runs = total_runs + 1, total_cost = total_cost + its.total_cost,
+        last_run_at = greatest(last_run_at, its.started_at) WHERE id = its.campaign_id;
+    PERFORM stir_run(run, only_parked => false);
+    RETURN true;
+END $$;
+
+-- An ended run begins anew at a step, else at the first that did not succeed. What ran before keeps its results; every
+-- call from there on has a new Idempotency-Key. Enrichments that succeeded are kept where the retry begins at their step.
+CREATE FUNCTION retry_run(run uuid, from_step text DEFAULT NULL) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+DECLARE
+    its campaign_runs;
+    first int;
+    redone text[];
+BEGIN
+    SELECT * INTO its FROM campaign_runs WHERE id = run AND status IN ('completed', 'partial', 'failed', 'aborted', 'cancelled')
+    FOR NO KEY UPDATE;
+    SELECT min(s.position) INTO first FROM campaign_run_steps s
+    WHERE s.run_id = its.id AND CASE WHEN from_step IS NULL THEN s.status <> 'completed' ELSE s.name = from_step END;
+    IF first IS NULL THEN
+        RETURN false;
+    END IF;
+    SELECT array_agg(name) INTO redone FROM campaign_run_steps WHERE run_id = run AND position >= first;
+    UPDATE campaign_run_steps SET status = CASE position WHEN first THEN 'running' ELSE 'pending' END, attempts = 0,
+        started_at = CASE position WHEN first THEN clock() END, completed_at = NULL, result = NULL, error = NULL, children_left = NULL
+    WHERE run_id = run AND position >= first;
+    DELETE FROM campaign_run_items WHERE run_id = run AND position > first;
+    UPDATE campaign_runs r SET status = 'running', completed_at = NULL, round = r.round + 1, results = r.results - redone,
+        errors = (SELECT coalesce(jsonb_agg(e ORDER BY n), '[]') FROM jsonb_array_elements(r.errors) WITH ORDINALITY AS of(e, n)
+                  WHERE NOT coalesce(e ->> 'step' = ANY (redone), false)),
+        steps_completed = (SELECT count(*) FROM campaign_run_steps s WHERE s.run_id = run AND s.status = 'completed'),
+        steps_failed = (SELECT count(*) FROM campaign_run_steps s WHERE s.run_id = run AND s.status IN ('failed', 'unknown'))
+    WHERE r.id = run;
+    UPDATE campaigns SET total_runs = total_runs - 1, total_cost = total_cost - its.total_cost WHERE id = its.campaign_id;
+    INSERT INTO tasks (kind, key, payload, max_attempts)
+    VALUES ('run.step', 'run:' || run, jsonb_build_object('run_id', run, 'position', first, 'round', its.round + 1),
+            step_tries(its.definition, first));
+    RETURN true;
+END $$;
+
+CREATE INDEX approval_queue_run ON approval_queue (run_id) WHERE run_id IS NOT NULL;
+
+-- Gates: who decides, a person (plan) or nobody (auto). A checkpoint without a row here is in plan.
+CREATE TABLE checkpoint_settings (
+    checkpoint         text PRIMARY KEY,
+    mode               text NOT NULL DEFAULT 'plan' CHECK (mode IN ('plan', 'auto')),
+    promotable         boolean NOT NULL DEFAULT true,       -- whether auto is ever proposed
+    approvals_in_a_row int NOT NULL DEFAULT 0 CHECK (approvals_in_a_row >= 0),
+    CONSTRAINT extraction_needs_a_person CHECK (checkpoint <> 'extraction' OR mode = 'plan'),
+    CONSTRAINT classification_is_automatic CHECK (checkpoint <> 'classification' OR mode = 'auto')
+);
+INSERT INTO checkpoint_settings (checkpoint, mode, promotable) VALUES
+    ('replies', 'plan', true), ('sourcing', 'auto', true), ('extraction', 'plan', false), ('campaign', 'plan', true),
+    ('classification', 'auto', false), ('leads', 'plan', true), ('emails', 'plan', true);
+
+-- What people said when they rejected an agent's work; every later request to it carries the active ones.
+CREATE TABLE agent_feedback (
+    id          uuid PRIMARY KEY DEFAULT orchestrator.new_id(),
+    agent       text NOT NULL,
+    feedback    text NOT NULL CHECK (btrim(feedback) <> ''),
+    effect      text,                                       -- what changed with its next run
+    approval_id uuid UNIQUE REFERENCES approval_queue ON DELETE SET NULL,
+    active      boolean NOT NULL DEFAULT true,
+    created_by  text NOT NULL DEFAULT session_user,
+    created_at  timestamptz NOT NULL DEFAULT orchestrator.clock()
+);
+CREATE INDEX agent_feedback_of ON agent_feedback (agent, created_at) WHERE active;
+
+-- An insert starts a run of that campaign.
+CREATE TABLE search_criteria (
+    id         uuid PRIMARY KEY DEFAULT orchestrator.new_id(),
+    campaign   text NOT NULL DEFAULT 'deal-sourcing',
+    criteria   jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(criteria) = 'object'),
+    run_id     uuid,
+    created_at timestamptz NOT NULL DEFAULT orchestrator.clock()
+);
+
+CREATE FUNCTION start_searches() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO tasks (kind, key, payload)
+    SELECT 'campaign.start', 'criteria:' || id, jsonb_build_object('criteria_id', id) FROM fresh WHERE run_id IS NULL;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER search_criteria_inserted AFTER INSERT ON search_criteria REFERENCING NEW TABLE AS fresh
+    FOR EACH STATEMENT EXECUTE FUNCTION start_searches();
+
+
+-- ---------------------------------------------------------------------------------------------
+-- 9 Schedules: the daemon's own jobs. Whoever moves next_slot on has won the slot.
 -- ---------------------------------------------------------------------------------------------
 
 CREATE TABLE schedules (
@@ -770,7 +1215,7 @@ CREATE TRIGGER schedules_edited BEFORE UPDATE OF cron, timezone, enabled ON sche
 
 
 -- ---------------------------------------------------------------------------------------------
--- 9 Functions for users.
+-- 10 Functions for users.
 -- ---------------------------------------------------------------------------------------------
 
 CREATE FUNCTION enqueue(kind text, payload jsonb, key text DEFAULT NULL, run_at timestamptz DEFAULT NULL) RETURNS bigint
@@ -847,8 +1292,249 @@ BEGIN
 END $$;
 
 
+-- A person has seen to what a lead was flagged for; false if it isn't.
+CREATE FUNCTION resolve_review(lead uuid, resolution text, actor text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+DECLARE l leads;
+BEGIN
+    SELECT * INTO l FROM leads WHERE id = lead FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no lead %', lead USING ERRCODE = 'P0002';
+    ELSIF NOT l.needs_review THEN
+        RETURN false;
+    END IF;
+    UPDATE leads SET needs_review = false, review_reason = NULL WHERE id = lead;
+    INSERT INTO pipeline_events (lead_id, event_type, metadata, actor)
+    VALUES (lead, 'review_resolved', jsonb_build_object('resolution', resolution, 'reason', l.review_reason), coalesce(actor, session_user));
+    RETURN true;
+END $$;
+
+-- Two leads that are one: `lead` lives on in `target`, which keeps its stage and its words, and gets what it lacks. The
+-- strictest consent wins. What was under way for `lead` is cancelled, but for its replies and requests, which move on;
+-- its own moves stay apart in the history, as merged_created and merged_stage_change.
+CREATE FUNCTION merge_leads(lead uuid, target uuid, actor text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+DECLARE
+    gone leads;
+    kept leads;
+    known uuid;
+BEGIN
+    IF lead = target THEN
+        RAISE EXCEPTION 'a lead can''t be merged into itself' USING ERRCODE = '22023';
+    END IF;
+    FOR known IN SELECT id FROM leads WHERE id IN (lead, target) ORDER BY id FOR UPDATE LOOP
+        NULL;   -- two merges take the rows in one order
+    END LOOP;
+    SELECT * INTO gone FROM leads WHERE id = lead;
+    SELECT * INTO kept FROM leads WHERE id = target;
+    IF gone.id IS NULL OR kept.id IS NULL THEN
+        RAISE EXCEPTION 'no lead %', CASE WHEN gone.id IS NULL THEN lead ELSE target END USING ERRCODE = 'P0002';
+    ELSIF gone.pipeline <> kept.pipeline THEN
+        RAISE EXCEPTION 'a lead of % can''t be merged into one of %', gone.pipeline, kept.pipeline
+            USING ERRCODE = 'PO004', HINT = 'both must be in one pipeline';
+    END IF;
+    PERFORM move_work(lead, target);
+    UPDATE messages SET lead_id = target, stage_seq = NULL, then_to = NULL,
+        status = CASE WHEN status = 'sending' THEN 'unknown' WHEN status IN ('draft', 'awaiting_approval', 'scheduled') THEN 'cancelled' ELSE status END,
+        reason = CASE WHEN status IN ('draft', 'awaiting_approval', 'scheduled', 'sending') THEN 'its lead was merged' ELSE reason END
+    WHERE lead_id = lead;
+    UPDATE replies SET lead_id = target WHERE lead_id = lead;
+    UPDATE contacts SET lead_id = target WHERE lead_id = lead;
+    UPDATE approval_queue SET lead_id = target WHERE lead_id = lead;
+    UPDATE engine_calls SET lead_id = target WHERE lead_id = lead;
+    UPDATE alerts SET resolved_at = clock() WHERE subject = 'lead:' || lead AND resolved_at IS NULL;
+    UPDATE pipeline_events SET lead_id = target, metadata = metadata || jsonb_build_object('merged_from', lead),
+        event_type = CASE WHEN event_type IN ('created', 'stage_change') THEN 'merged_' ELSE '' END || event_type
+    WHERE lead_id = lead;
+    UPDATE merged_leads SET into_id = target WHERE into_id = lead;
+    INSERT INTO merged_leads (id, into_id, pipeline, source, external_id)
+    VALUES (lead, target, gone.pipeline, gone.source, gone.external_id);
+    INSERT INTO contacts (lead_id, name, email, phone, source)
+    SELECT target, gone.name, gone.email, gone.phone, 'merged'
+    WHERE plain_address(gone.email) <> plain_address(kept.email) OR plain_address(gone.phone) <> plain_address(kept.phone);
+    UPDATE leads SET promoted_to = target WHERE promoted_to = lead;
+    DELETE FROM leads WHERE id = lead;
+    PERFORM fill_in(target, gone);
+    INSERT INTO pipeline_events (lead_id, event_type, metadata, actor)
+    VALUES (target, 'merged', jsonb_build_object('merged', lead), coalesce(actor, session_user));
+END $$;
+
+-- The tasks of a merged lead: what a person or the lead itself has said is still acted upon, for the other lead.
+CREATE FUNCTION move_work(lead uuid, target uuid) RETURNS void
+LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE tasks SET payload = payload || jsonb_build_object('lead_id', target), key = replace(key, lead::text, target::text)
+    WHERE status <> 'running' AND (kind LIKE 'reply%' OR kind = 'approval') AND payload ->> 'lead_id' = lead::text;
+    PERFORM drop_tasks(ARRAY['lead:' || lead]);
+END $$;
+
+-- Tasks that shall not be done any more; an item of a campaign's run is left to find that its lead is gone. No new ones
+-- can be claimed meanwhile, so what runs then is all that can hold this up.
+CREATE FUNCTION drop_tasks(keys text[]) RETURNS void
+LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    WITH gone AS (
+        DELETE FROM tasks WHERE key = ANY (keys) AND status <> 'running' AND kind NOT LIKE 'run.%' RETURNING *
+    )
+    INSERT INTO task_log (id, kind, key, payload, priority, status, run_at, attempt, max_attempts, round, interruptions, error,
+                          created_at, started_at, finished_at)
+    SELECT id, kind, key, payload, priority, 'cancelled', run_at, attempt, max_attempts, round, interruptions, error,
+           created_at, started_at, clock_timestamp()
+    FROM gone;
+    IF EXISTS (SELECT FROM tasks WHERE status = 'running' AND key = ANY (keys)) THEN
+        RAISE EXCEPTION 'a task of this lead is running' USING ERRCODE = 'PO004', HINT = 'try again in a moment';
+    END IF;
+END $$;
+
+-- What a merged lead knew and this one lacks; of a permission, the stricter one.
+CREATE FUNCTION fill_in(target uuid, gone leads) RETURNS void
+LANGUAGE sql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+    UPDATE leads l SET
+        name = coalesce(nullif(l.name, ''), gone.name), company = coalesce(nullif(l.company, ''), gone.company),
+        email = coalesce(nullif(l.email, ''), gone.email), phone = coalesce(nullif(l.phone, ''), gone.phone),
+        city = coalesce(nullif(l.city, ''), gone.city), region = coalesce(nullif(l.region, ''), gone.region),
+        country = coalesce(nullif(l.country, ''), gone.country), timezone = coalesce(nullif(l.timezone, ''), gone.timezone),
+        tier = coalesce(l.tier, gone.tier), score = coalesce(l.score, gone.score), scored_at = coalesce(l.scored_at, gone.scored_at),
+        data = gone.data || coalesce((SELECT jsonb_object_agg(d.key, d.value) FROM jsonb_each(l.data) d
+                                      WHERE coalesce(btrim(l.data ->> d.key), '') <> ''), '{}'),
+        needs_review = l.needs_review OR gone.needs_review, review_reason = coalesce(l.review_reason, gone.review_reason),
+        do_not_contact = l.do_not_contact OR gone.do_not_contact, nurture_until = greatest(l.nurture_until, gone.nurture_until),
+        conversation_started_at = least(l.conversation_started_at, gone.conversation_started_at),
+        last_inbound_at = greatest(l.last_inbound_at, gone.last_inbound_at),
+        last_outbound_at = greatest(l.last_outbound_at, gone.last_outbound_at)
+    WHERE l.id = target
+$$;
+
+-- A person's data leaves the database: the lead, and what was said to it or of it, in whatever table. What stays are
+-- figures and ids, and of each address a keyed hash, so that nobody contacts it again, imported anew or not. `spelt`:
+-- its numbers as messages would go to them, which SQL can't tell. Answers other leads with one of its addresses: they
+-- are left, and not contacted either.
+CREATE FUNCTION erase_lead(lead uuid, actor text, spelt text[] DEFAULT '{}') RETURNS uuid[]
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+DECLARE
+    known text[];
+    others uuid[];
+BEGIN
+    PERFORM FROM leads WHERE id = lead FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no lead %', lead USING ERRCODE = 'P0002';
+    END IF;
+    known := addresses_of(lead, spelt);
+    others := ARRAY(SELECT id FROM leads WHERE plain_address(email) = ANY (known) AND id <> lead
+                    UNION SELECT id FROM leads WHERE plain_address(phone) = ANY (known) AND id <> lead);
+    PERFORM exclude_erased(known);
+    PERFORM blank_lead(lead, known);
+    UPDATE leads SET promoted_to = NULL WHERE promoted_to = lead;
+    DELETE FROM leads WHERE id = lead;
+    PERFORM forget_mentions(lead, known);
+    INSERT INTO pipeline_events (lead_id, event_type, actor) VALUES (lead, 'erased', coalesce(actor, session_user));
+    RETURN others;
+END $$;
+
+-- Every address that is a lead's or its contacts', that a message went to, or that it wrote from.
+CREATE FUNCTION addresses_of(lead uuid, spelt text[]) RETURNS text[]
+LANGUAGE sql STABLE SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+    SELECT coalesce(array_agg(DISTINCT plain_address(a.address)) FILTER (WHERE plain_address(a.address) IS NOT NULL), '{}')
+    FROM (SELECT unnest(ARRAY[email, phone]) FROM leads WHERE id = lead
+          UNION ALL SELECT unnest(ARRAY[email, phone]) FROM contacts WHERE lead_id = lead
+          UNION ALL SELECT to_address FROM messages WHERE lead_id = lead
+          UNION ALL SELECT from_address FROM replies
+                    WHERE lead_id = lead AND coalesce(category, '') NOT IN ('bounce', 'complaint', 'delivery_notice')
+          UNION ALL SELECT unnest(spelt)) AS a(address)
+$$;
+
+-- Excluded by name for a moment, which cancels what is scheduled to them, whoever's message it is; then by hash.
+CREATE FUNCTION exclude_erased(known text[]) RETURNS void
+LANGUAGE sql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+    INSERT INTO email_exclusions (address, reason) SELECT unnest(known), 'erased' ON CONFLICT DO NOTHING;
+    DELETE FROM email_exclusions WHERE plain_address(address) = ANY (known);
+    INSERT INTO email_exclusions (address, reason) SELECT erased_hash(a), 'erased' FROM unnest(known) AS a ON CONFLICT DO NOTHING;
+$$;
+
+-- The rows that are about this lead keep their figures and lose their words.
+CREATE FUNCTION blank_lead(lead uuid, known text[]) RETURNS void
+LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+DECLARE
+    its_replies uuid[] := ARRAY(SELECT id FROM replies WHERE lead_id = lead
+                                UNION SELECT id FROM replies WHERE lead_id IS NULL AND plain_address(from_address) = ANY (known));
+    keys text[] := 'lead:' || lead || ARRAY(SELECT 'reply:' || r FROM unnest(its_replies) AS r);
+BEGIN
+    UPDATE approval_queue SET status = 'superseded', comment = NULL
+    WHERE status = 'pending' AND (lead_id = lead OR payload #>> '{reply,id}' = ANY (its_replies::text[]));
+    UPDATE approval_queue SET title = 'erased', payload = '{}', comment = NULL
+    WHERE lead_id = lead OR payload #>> '{reply,id}' = ANY (its_replies::text[]);
+    PERFORM drop_tasks(keys);
+    UPDATE task_log SET payload = '{}', result = NULL, error = NULL WHERE key = ANY (keys) OR payload ->> 'lead_id' = lead::text;
+    UPDATE messages SET lead_id = NULL, to_address = NULL, subject = NULL, body = NULL, context = '{}', provider_message_id = NULL,
+        idempotency_key = 'erased:' || id, then_to = NULL,
+        status = CASE WHEN status = 'sending' THEN 'unknown' WHEN status IN ('draft', 'awaiting_approval', 'scheduled') THEN 'cancelled' ELSE status END,
+        reason = CASE WHEN status <> 'sent' THEN 'the lead was erased' END
+    WHERE lead_id = lead OR (lead_id IS NULL AND plain_address(to_address) = ANY (known));
+    UPDATE replies SET lead_id = NULL, from_address = NULL, to_address = NULL, subject = NULL, body = '', headers = '{}', reason = NULL,
+        status = CASE WHEN status IN ('received', 'needs_person') THEN 'ignored' ELSE status END
+    WHERE id = ANY (its_replies);
+    UPDATE engine_calls SET result = NULL, error = NULL, idempotency_key = 'erased:' || id WHERE lead_id = lead;
+    UPDATE campaign_run_items SET result = NULL, error = NULL WHERE lead_id = lead;
+    UPDATE alerts SET message = 'erased', metadata = '{}', resolved_at = coalesce(resolved_at, clock()) WHERE subject = ANY (keys);
+    UPDATE pipeline_events SET metadata = '{}' WHERE lead_id = lead;
+END $$;
+
+-- Finds an address in a text, however its digits are grouped; null for one too short to be told from other numbers.
+CREATE FUNCTION mention_of(address text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN address LIKE '%@%'
+                THEN '(?<![[:alnum:]._%+-])' || regexp_replace(address, '([^[:alnum:]])', '\\\1', 'g') || '(?![[:alnum:]-]|\.[[:alnum:]])'
+                WHEN length(address) >= 9
+                THEN '(?<![[:digit:]])' || array_to_string(regexp_split_to_array(ltrim(address, '+'), ''), '[ ().\-/]{0,3}') || '(?![[:digit:]])' END
+$$;
+
+-- A document without the objects and words in which the pattern is found; null if it is one of these itself.
+CREATE FUNCTION without_mentions(doc jsonb, pattern text) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    IF doc::text !~* pattern THEN
+        RETURN doc;
+    ELSIF jsonb_typeof(doc) = 'array' THEN
+        RETURN (SELECT coalesce(jsonb_agg(e.kept ORDER BY e.n) FILTER (WHERE e.kept IS NOT NULL), '[]')
+                FROM (SELECT orchestrator.without_mentions(a.value, pattern) AS kept, a.n
+                      FROM jsonb_array_elements(doc) WITH ORDINALITY AS a(value, n)) e);
+    ELSIF jsonb_typeof(doc) <> 'object' OR EXISTS (
+        SELECT FROM jsonb_each(doc) m
+        WHERE m.key ~* pattern OR (jsonb_typeof(m.value) NOT IN ('object', 'array') AND m.value::text ~* pattern)) THEN
+        RETURN NULL;
+    END IF;
+    RETURN (SELECT jsonb_object_agg(m.key, coalesce(orchestrator.without_mentions(m.value, pattern), 'null')) FROM jsonb_each(doc) m);
+END $$;
+
+-- Takes an erased lead out of every text and document of every table that is not about another lead. It reads all of
+-- them, which takes a minute where they are large.
+CREATE FUNCTION forget_mentions(lead uuid, known text[]) RETURNS void
+LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+DECLARE
+    by_address text := coalesce((SELECT string_agg(mention_of(a), '|') FROM unnest(known) AS a), '$.');   -- that is nowhere
+    by_any text := by_address || '|' || lead;
+    of_table record;
+BEGIN
+    FOR of_table IN
+        SELECT c.oid::regclass AS name, bool_or(a.attname = 'lead_id') AS has_lead,
+               CASE WHEN c.relname = 'tasks' THEN by_address ELSE by_any END AS sought,    -- of a task its id is no person's
+               string_agg(format(CASE a.atttypid
+                   WHEN 'jsonb'::regtype THEN '%1$I = CASE WHEN %1$I::text ~* $2 THEN coalesce(without_mentions(%1$I, $2), ''{}'') ELSE %1$I END'
+                   ELSE '%1$I = regexp_replace(%1$I, $1, ''erased'', ''gi'')' END, a.attname), ', ')
+                   FILTER (WHERE a.atttypid IN ('text'::regtype, 'jsonb'::regtype)) AS changes
+        FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+        WHERE c.relnamespace = 'orchestrator'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+          AND c.relname NOT IN ('leads', 'email_exclusions', 'pipelines', 'stages', 'transitions', 'schedules', 'stage_counts', 'stage_deltas')
+        GROUP BY c.oid
+        HAVING bool_or(a.atttypid IN ('text'::regtype, 'jsonb'::regtype))
+    LOOP
+        EXECUTE format('UPDATE %s AS t SET %s WHERE t::text ~* $2 %s', of_table.name, of_table.changes,
+                       CASE WHEN of_table.has_lead THEN 'AND (lead_id IS NULL OR lead_id = $3)' END)
+        USING by_address, of_table.sought, lead;
+    END LOOP;
+END $$;
+
+
 -- ---------------------------------------------------------------------------------------------
--- 10 The daemon's own.
+-- 11 The daemon's own.
 -- ---------------------------------------------------------------------------------------------
 
 -- Every lead whose deadline has passed gets its task, once. While an action of this stage entry is
@@ -864,14 +1550,45 @@ BEGIN
            'deadline:' || l.id, at_time
     FROM leads l
     WHERE l.deadline_at <= at_time AND l.archived_at IS NULL
-      AND NOT EXISTS (SELECT FROM tasks t WHERE t.status = 'available' AND t.key = 'lead:' || l.id AND t.kind = 'lead.deadline')
-      AND NOT EXISTS (SELECT FROM tasks t WHERE t.status = 'running' AND t.key = 'lead:' || l.id AND t.kind = 'lead.deadline')
-      AND NOT EXISTS (SELECT FROM tasks t WHERE t.status = 'dead' AND t.key = 'lead:' || l.id
-                                            AND t.payload ->> 'stage_seq' = l.stage_seq::text)
+      -- Subqueries, not NOT EXISTS, which is a join: a plan made before tasks was first analysed may join without the index.
+      AND (SELECT t.id FROM tasks t WHERE t.status = 'available' AND t.key = 'lead:' || l.id AND t.kind = 'lead.deadline' LIMIT 1) IS NULL
+      AND (SELECT t.id FROM tasks t WHERE t.status = 'running' AND t.key = 'lead:' || l.id AND t.kind = 'lead.deadline' LIMIT 1) IS NULL
+      AND (SELECT t.id FROM tasks t WHERE t.status = 'dead' AND t.key = 'lead:' || l.id
+                                      AND t.payload ->> 'stage_seq' = l.stage_seq::text LIMIT 1) IS NULL
     ORDER BY l.deadline_at LIMIT most
-    ON CONFLICT (dedup_key) WHERE status = 'available' DO NOTHING;
+    ON CONFLICT (dedup_key) WHERE status = 'available' AND dedup_key IS NOT NULL DO NOTHING;
     GET DIAGNOSTICS fired = ROW_COUNT;
     RETURN fired;
+END $$;
+
+-- The differences become part of the counts. Whoever comes while another does it has nothing to do.
+CREATE FUNCTION fold_stage_counts() RETURNS void
+LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    IF pg_try_advisory_xact_lock(1869767531) THEN
+        WITH folded AS (DELETE FROM stage_deltas RETURNING *)
+        INSERT INTO stage_counts AS c (pipeline, stage, n)
+        SELECT pipeline, stage, sum(n) FROM folded GROUP BY pipeline, stage
+        ON CONFLICT (pipeline, stage) DO UPDATE SET n = c.n + excluded.n;
+    END IF;
+END $$;
+
+-- Count anew, whatever was written past the triggers. One statement sees one moment: it deletes just those differences
+-- that the leads it counts have made.
+CREATE FUNCTION recount_stages() RETURNS void
+LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    IF pg_try_advisory_xact_lock(1869767531) THEN
+        WITH folded AS (
+            DELETE FROM stage_deltas
+        ), counted AS (
+            SELECT pipeline, stage, count(*) AS n FROM leads GROUP BY pipeline, stage
+        ), emptied AS (
+            DELETE FROM stage_counts c WHERE NOT EXISTS (SELECT FROM counted f WHERE f.pipeline = c.pipeline AND f.stage = c.stage)
+        )
+        INSERT INTO stage_counts (pipeline, stage, n) SELECT pipeline, stage, n FROM counted
+        ON CONFLICT (pipeline, stage) DO UPDATE SET n = excluded.n;
+    END IF;
 END $$;
 
 -- One question a beat, on the listening connection: do I still listen, hold my lock and sit on the
@@ -897,11 +1614,17 @@ BEGIN
     waiting := EXISTS (SELECT FROM tasks WHERE status = 'available' AND attempt >= 0 AND run_at <= at_time);
     lonely := waiting AND EXISTS (SELECT FROM tasks WHERE status = 'available' AND interruptions >= 3 AND run_at <= at_time);
     expired := EXISTS (SELECT FROM tasks WHERE status = 'running' AND lease_expires_at < clock_timestamp());
-    slot_due := EXISTS (SELECT FROM schedules WHERE enabled AND (next_slot IS NULL OR next_slot <= at_time));
+    slot_due := EXISTS (SELECT FROM schedules WHERE enabled AND (next_slot IS NULL OR next_slot <= at_time))
+        OR EXISTS (SELECT FROM campaigns WHERE scheduled AND next_run_at <= at_time)
+        OR EXISTS (SELECT FROM campaigns WHERE scheduled AND next_run_at IS NULL)
+        OR EXISTS (SELECT FROM campaigns WHERE status = 'paused' AND deleted_at IS NULL AND resume_at <= at_time);
     wait_s := extract(epoch FROM least(
         (SELECT run_at FROM tasks WHERE status = 'available' AND attempt >= 0 AND run_at > at_time ORDER BY run_at LIMIT 1),
         (SELECT deadline_at FROM leads WHERE deadline_at > at_time ORDER BY deadline_at LIMIT 1),
-        (SELECT min(next_slot) FROM schedules WHERE enabled AND next_slot > at_time)) - at_time);
+        (SELECT min(next_slot) FROM schedules WHERE enabled AND next_slot > at_time),
+        (SELECT next_run_at FROM campaigns WHERE scheduled AND next_run_at > at_time ORDER BY next_run_at LIMIT 1),
+        (SELECT resume_at FROM campaigns WHERE status = 'paused' AND deleted_at IS NULL AND resume_at > at_time
+         ORDER BY resume_at LIMIT 1)) - at_time);
 END $$;
 
 -- The tasks of a daemon that is gone become available again. Taking its lock proves that it is gone.
@@ -939,6 +1662,8 @@ BEGIN
 END $$;
 
 -- They act with the owner's rights, so they are not for everybody: GRANT EXECUTE to those who may.
-REVOKE EXECUTE ON FUNCTION enqueue, flag_lead, request_transition, override_stage, retry_task, shift_clock FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION enqueue, flag_lead, request_transition, override_stage, retry_task, shift_clock,
+    resolve_review, merge_leads, erase_lead, erased_hash,
+    cancel_run, pause_run, resume_run, retry_run FROM PUBLIC;
 
 INSERT INTO schema_version (version) VALUES (1);

@@ -12,7 +12,12 @@ from uuid import UUID, uuid4
 import asyncpg
 import backoff
 
-from daemon import __version__, db, queue, schema
+from campaigns import definition
+from campaigns import registry as campaigns
+from campaigns.catalogue import Catalogue
+from campaigns.report import Report, report_on
+from campaigns.schedule import CampaignCalendar
+from daemon import __version__, db, notify, queue, schema
 from daemon.context import Context
 from daemon.db import DAEMON_SESSION, UNREACHABLE, Connection, Pool
 from daemon.engines import Engines
@@ -20,14 +25,17 @@ from daemon.ledger import Ledger
 from daemon.listener import Beat, Listener
 from daemon.log import get_logger
 from daemon.metrics import Metrics
+from daemon.notify import Notifier
 from daemon.settings import Settings
-from daemon.sweep import Sweep
-from daemon.timers import Timers, keep_leases
+from daemon.sweep import Sweep, strange_kinds
+from daemon.timers import Jobs, Timers, keep_leases
 from daemon.transport import open_session
 from daemon.worker import Limits, Worker
-from handlers import leads, registry, sweep
+from handlers import addresses, leads, registry, sweep
+from handlers.erasure import erase
 from handlers.explain import ask
 from handlers.pipeline import Pipeline, mermaid
+from handlers.reply_rules import parse_mail
 
 log = get_logger("app")
 Part = Callable[[], Coroutine[Any, Any, None]]
@@ -51,6 +59,26 @@ async def explain(
     return explanation.document() if explanation else None
 
 
+def campaign_world(settings: Settings, pipelines: tuple[Pipeline, ...] = registry.PIPELINES) -> definition.World:
+    """What campaign documents are checked against."""
+    return definition.World(settings.engines, frozenset(pipeline.name for pipeline in pipelines))
+
+
+def catalogue(settings: Settings) -> Catalogue:
+    """The campaigns on record, for the commands."""
+    return Catalogue(campaign_world(settings))
+
+
+def check_campaign(text: bytes, settings: Settings) -> Report:
+    """Whether that JSON text is a valid campaign, and what is wrong with it."""
+    return report_on(text, campaign_world(settings))
+
+
+def campaign_schema() -> dict[str, Any]:
+    """The JSON Schema of a campaign document."""
+    return definition.json_schema()
+
+
 @dataclass(slots=True)
 class Daemon:
     """One daemon: its parts, and how they start and stop together."""
@@ -64,6 +92,8 @@ class Daemon:
     worker: Worker = field(init=False)
     listener: Listener = field(init=False)
     timers: Timers = field(init=False)
+    jobs: Jobs = field(init=False)
+    catalogue: Catalogue = field(init=False)
     sweep: Sweep = field(init=False)
     ledger: Ledger = field(init=False)
     engines: Engines = field(init=False)
@@ -76,16 +106,25 @@ class Daemon:
         """Everything made, nothing started."""
         s = self.settings
         self.pool = Pool(self.dsn, s.pool.size)
+        self.catalogue = Catalogue(campaign_world(s, self.pipelines))
         claims = Pool(self.dsn, 2, session={**DAEMON_SESSION, **SETTLES_SINCE})
-        self.ledger = Ledger(self.pool, s.timezone)
+        self.ledger = Ledger(self.pool, claims)
         async with open_session() as session:
-            self.engines = Engines(s.engines, self.ledger, self.metrics, session, s.dry_run)
+            self.engines = Engines(
+                s.engines, self.ledger, self.metrics, session, s.timezone, s.dry_run,
+                webhooks=s.webhooks.signing_secret is not None,
+            )  # fmt: skip
             kinds = registry.kinds(registry.by_name(self.pipelines))
+            kinds |= {kind.name: kind for kind in notify.kinds(Notifier(s, session))}
+            kinds |= campaigns.kinds(campaign_world(s, self.pipelines))
             limits = Limits(s.worker.concurrency, s.worker.batch, s.worker.lease_s)
             context = Context(self.engines, s)
             self.worker = Worker(claims, self.pool, kinds, self.metrics, limits, context, self._spawn, uuid4())
-            self.sweep = Sweep(self.pool, sweep.steps(s, self.metrics), self.metrics)
-            self.timers = Timers(self.pool, {"sweep": self._sweep, "daily": self._daily}, self.metrics)
+            steps = [*sweep.steps(s, self.metrics), strange_kinds(kinds)]
+            self.sweep = Sweep(self.pool, steps, self.metrics)
+            self.jobs = Jobs({"sweep": self._sweep, "daily": self._daily})
+            slots = CampaignCalendar(campaign_world(s, self.pipelines), self.worker.wake)
+            self.timers = Timers(self.pool, (self.jobs, slots), self.metrics)
             beat = Beat(s.worker.pulse_s, s.worker.takeover_s, s.listener.probe_timeout_s, s.listener.poll_only)
             self.listener = Listener(
                 self.listen_dsn, self.worker, self.metrics, beat, self._heard, self.timers.look, self._doubt
@@ -103,7 +142,8 @@ class Daemon:
     def _heard(self) -> None:
         """Connected (again): what was said meanwhile is found by a sweep."""
         self._connected.set()
-        self.timers.ask("sweep")
+        self.jobs.ask("sweep")
+        self.timers.look()
         self.worker.wake()
 
     def _doubt(self) -> list[int]:
@@ -116,13 +156,26 @@ class Daemon:
 
     async def _daily(self) -> None:
         async with self.pool.acquire() as conn:
-            checks = await sweep.check_all(conn, STALE_DAYS)
+            await sweep.daily(conn, STALE_DAYS)
             pruned = await queue.prune_log(conn, self.settings.history.retention_days)
-        log.info("daily job", checks=checks, log_rows_pruned=pruned)
+        log.info("daily job", log_rows_pruned=pruned)
         self.worker.wake()
 
+    # -- what the API needs of the handlers, which it doesn't know
+
+    erase = staticmethod(erase)
+    normal_address = staticmethod(addresses.normal_address)
+    problem_with_country = staticmethod(addresses.problem_with_country)
+    problem_with_email = staticmethod(addresses.problem_with_email)
+    problem_with_phone = staticmethod(addresses.problem_with_phone)
+    read_mail = staticmethod(parse_mail)
+
+    def diagram(self, pipeline: str) -> str | None:
+        """The declared pipeline of that name as a Mermaid diagram."""
+        return next((mermaid(p) for p in self.pipelines if p.name == pipeline), None)
+
     async def explain(self, conn: Connection, lead_id: UUID) -> dict[str, Any] | None:
-        """Why nothing (more) happens with a lead: for the API, which knows no handlers."""
+        """Why nothing (more) happens with a lead."""
         return await explain(conn, lead_id, self.pipelines)
 
     # -- running
@@ -173,8 +226,7 @@ class Daemon:
         return {
             "listener": self.listener.run,
             "timers": self.timers.run,
-            "decisions": lambda: self._work(self.worker.deciding),
-            "calls": lambda: self._work(self.worker.calling),
+            "worker": self._work,
             "committer": self.worker.committer.run,
             "second committer": self.worker.committer.run,
             "reservations": self.ledger.reservations.run,
@@ -182,9 +234,9 @@ class Daemon:
             "leases": lambda: keep_leases(self.worker, self.pool, self.settings.worker.lease_s),
         }
 
-    async def _work(self, lane: Any) -> None:
+    async def _work(self) -> None:
         await self._connected.wait()
-        await self.worker.run(lane)
+        await self.worker.run()
 
     async def ready(self) -> None:
         """Wait until this daemon listens."""
@@ -240,4 +292,4 @@ def _say_waiting(details: Mapping[str, Any]) -> None:
         log.warning("waiting for the database", error=str(details["exception"]))
 
 
-__all__ = ["UNREACHABLE", "Daemon", "Pipeline", "explain", "mermaid", "prepare", "registry"]
+__all__ = ["UNREACHABLE", "Daemon", "Pipeline", "erase", "explain", "mermaid", "prepare", "registry"]

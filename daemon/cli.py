@@ -19,6 +19,8 @@ GROUPS = {
     "db": "database",
     "pipelines": "pipelines",
     "leads": "leads",
+    "campaigns": "campaigns",
+    "approvals": "approvals",
     "tasks": "tasks",
 }
 """A command or group of commands, and the module of `daemon.commands` whose `register` adds it."""

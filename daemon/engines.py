@@ -11,8 +11,10 @@ from uuid import UUID
 
 import aiohttp
 
+from daemon.accepted import Meanwhile, settle
 from daemon.answers import Answer, Answered, Failed, Unknown, charge
-from daemon.ledger import Doubtful, Ended, Gate, Intent, Known, Ledger, Refused, Reserved
+from daemon.budgets import Budget
+from daemon.ledger import Doubtful, Ended, Gate, Intent, Known, Ledger, Refused, Refuted, Reserved
 from daemon.log import get_logger
 from daemon.metrics import Metrics
 from daemon.outcome import Fail, Snooze
@@ -25,7 +27,10 @@ log = get_logger("engines")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a handler wants of an engine. `cause` names the effect; with the task's round it is the Idempotency-Key."""
+    """What a handler wants of an engine. `cause` names the effect; with the task's round it is the Idempotency-Key.
+
+    `estimate` is its cost in dollars, which must fit `budgets`, too; `most_calls` how often it may go out in all.
+    """
 
     engine: str
     operation: str
@@ -39,16 +44,19 @@ class Call:
     url: str | None = None
     method: str = "POST"
     prompt: str = ""
+    budgets: tuple[Budget, ...] = ()
+    most_calls: int | None = None
     gate: Gate | None = None
     item: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Not called: a gate, a budget or the dry run forbade it; `until` when it may be tried again, if that is known."""
+    """Not called: a gate, a budget (of this `scope`) or the dry run forbade it; `until` when it may be tried again."""
 
     reason: str
     until: datetime | None = None
+    scope: str | None = None
 
 
 @dataclass(slots=True)
@@ -59,7 +67,9 @@ class Engines:
     ledger: Ledger
     metrics: Metrics
     session: aiohttp.ClientSession
+    timezone: str
     dry_run: bool = False
+    webhooks: bool = False  # engines may tell of accepted calls
     _engines: dict[str, Engine] = field(default_factory=dict)
 
     def known(self, name: str) -> bool:
@@ -81,10 +91,12 @@ class Engines:
                     return await self._make(intent, call)
                 case Known(result, http_status):
                     return Answered(result, http_status)
+                case Refuted(error, http_status):
+                    return Failed(error, retryable=False, http_status=http_status)
                 case Doubtful(error):
                     return Unknown(error)
-                case Refused(reason, until):
-                    return Skipped(reason, until)
+                case Refused(reason, until, scope):
+                    return Skipped(reason, until, scope)
 
     def as_outcome(self, engine: str, answer: Failed | Unknown | Skipped) -> Fail | Snooze[Any]:
         """What a call that brought no result means for its task; only an engine that honours the key is asked again."""
@@ -104,21 +116,34 @@ class Engines:
             lease_id=task.lease_id, task_id=task.id, round=task.round,
             cost=settings.cost_per_call if call.estimate is None else call.estimate,
             lead_id=call.lead_id, run_id=call.run_id, campaign_id=call.campaign_id,
-            repeatable=settings.idempotent, daily_budget=settings.daily_budget, gate=call.gate, item=call.item,
+            repeatable=settings.idempotent, most_calls=call.most_calls, gate=call.gate, item=call.item,
+            budgets=(*self._daily(call.engine, settings.daily_budget), *call.budgets),
         )  # fmt: skip
+
+    def _daily(self, engine: str, limit: Decimal | None) -> tuple[Budget, ...]:
+        return () if limit is None else (Budget(f"engine:{engine}", "day", limit, self.timezone),)
 
     async def _make(self, intent: Intent, call: Call) -> Answer:
         began = time.perf_counter()
+        meanwhile = Meanwhile(self.ledger, intent.key)
         answer = await self._engine(call.engine).call(
             call.operation, call.body, key=intent.key, traceparent=_traceparent(), timeout_s=call.timeout_s,
-            method=call.method, url=call.url, prompt=call.prompt,
+            method=call.method, url=call.url, prompt=call.prompt, settled=meanwhile.look if self.webhooks else None,
         )  # fmt: skip
         seconds = time.perf_counter() - began
         ended = _ended(intent, answer, seconds)
         self._measure(intent, ended, seconds)
-        if not await self.ledger.settle(ended):
+        if meanwhile.answer is None and not await self.ledger.settle(ended):
             log.warning("late answer", engine=intent.engine, idempotency_key=intent.key, status=ended.status)
+            told = await meanwhile.look() if self.webhooks else None
+            return told if isinstance(told, Answered) else answer  # its webhook may have been quicker
         return answer
+
+    async def settle_accepted(self, engine: str, key: str, report: Mapping[str, Any]) -> bool | None:
+        """Settle a call as its engine tells; False if it was settled before, None if that engine had no such call."""
+        known = self.configured.get(engine)
+        budgets = self._daily(engine, known.daily_budget) if known else ()
+        return await settle(self.ledger, engine, key, report, budgets)
 
     def _engine(self, name: str) -> Engine:
         if name not in self._engines:
@@ -135,13 +160,12 @@ def _ended(intent: Intent, answer: Answer, seconds: float) -> Ended:
     ms = seconds * 1000
     match answer:
         case Answered(result, status):
-            return Ended(
-                intent.key, "ok", charge(result, intent.cost).cost, status, ms, None, result, intent.daily_budget
-            )
+            cost = charge(result, intent.cost).cost
+            return Ended(intent.key, "ok", cost, status, ms, None, result, intent.budgets)
         case Failed(error, _, _, status):
-            return Ended(intent.key, "failed", Decimal(0), status, ms, error)
+            return Ended(intent.key, "failed", Decimal(0), status, ms, error, budgets=intent.budgets)
         case Unknown(error, status):
-            return Ended(intent.key, "unknown", intent.cost, status, ms, error)
+            return Ended(intent.key, "unknown", intent.cost, status, ms, error, budgets=intent.budgets)
 
 
 def _traceparent() -> str:

@@ -5,8 +5,9 @@ tasks available again. Outcomes are committed for good, all effects of a batch i
 settles only what its lease still holds, and its effects follow for those alone.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from random import random
 from typing import Any, Literal
@@ -35,6 +36,28 @@ class Claimed:
 
     task: Task
     waited_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How many tasks of each kind may be claimed, and how many in all of those that decide and of those that call."""
+
+    deciding: Mapping[str, int] = field(default_factory=dict)
+    most_decisions: int = 0
+    calling: Mapping[str, int] = field(default_factory=dict)
+    most_calls: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.deciding or self.calling)
+
+    def used_up_by(self, kinds: Iterable[str]) -> bool:
+        """Whether a claim of these may have left some for want of room."""
+        claimed = Counter(kinds)
+        decisions = sum(n for kind, n in claimed.items() if kind in self.deciding)
+        full = (decisions and decisions >= self.most_decisions) or (
+            claimed.total() > decisions and claimed.total() - decisions >= self.most_calls
+        )
+        return bool(full) or any(n >= {**self.deciding, **self.calling}[kind] for kind, n in claimed.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +107,14 @@ def _claimed(rows: Sequence[asyncpg.Record]) -> list[Claimed]:
     ]  # fmt: skip
 
 
-async def claim(
-    conn: Connection, kinds: Kinds, room: Mapping[str, int], total: int, *, worker: UUID, lease_s: float
-) -> list[Claimed]:
-    """Claim due tasks of these kinds, each up to its room, in order of priority, time and id."""
-    tries = [kinds[name].policy.max_attempts for name in room]
-    rows = await _claim(conn, "claim", list(room), list(room.values()), tries, total, worker, lease_s)
+async def claim(conn: Connection, kinds: Kinds, room: Room, *, worker: UUID, lease_s: float) -> list[Claimed]:
+    """Claim due tasks, each kind up to its room, in order of priority, time and id."""
+    names = [*room.deciding, *room.calling]
+    rows = await _claim(
+        conn, "claim", names, [*room.deciding.values(), *room.calling.values()],
+        [kinds[name].policy.max_attempts for name in names], [name in room.calling for name in names],
+        room.most_decisions, room.most_calls, worker, lease_s,
+    )  # fmt: skip
     return _claimed(rows)
 
 
@@ -187,8 +212,8 @@ async def enqueue(conn: Connection, tasks: Sequence[NewTask]) -> None:
     sooner = sorted(tasks, key=lambda t: (t.run_at is not None, t.run_at))  # of one dedup_key the first to be due
     tasks = list({t.dedup_key or n: t for n, t in reversed(list(enumerate(sooner)))}.values())
     if tasks:
-        columns = zip(*((t.kind, t.key, t.payload, t.run_at, t.priority, t.dedup_key) for t in tasks), strict=True)
-        await conn.execute(SQL["enqueue"], *map(list, columns))
+        rows = ((t.kind, t.key, t.payload, t.run_at, t.priority, t.dedup_key, t.max_attempts) for t in tasks)
+        await conn.execute(SQL["enqueue"], *map(list, zip(*rows, strict=True)))
 
 
 async def retry(conn: Connection, task_id: int) -> bool:

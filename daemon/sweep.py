@@ -1,16 +1,18 @@
 """The sweep: repairs what should have a task and has none; a failing step never stops the rest."""
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import asyncpg
 
-from daemon.db import UNREACHABLE, Connection, Pool
+from daemon import __version__
+from daemon.db import UNREACHABLE, Connection, Pool, Statements
 from daemon.log import get_logger
 from daemon.metrics import Metrics
 
+SQL = Statements("daemon", "sweep.sql")
 log = get_logger("sweep")
 
 
@@ -54,3 +56,25 @@ class Sweep:
             self.metrics.found_by_sweep.inc(found)
             log.warning("sweep found work without a task", step=step.name, found=found)
         return found
+
+
+def strange_kinds(known: Collection[str]) -> Step:
+    """Set aside the tasks of kinds that no daemon knows, and take up those that were and are `known` now."""
+    names = sorted(known)
+
+    async def look(conn: Connection) -> int:
+        strange = [row["kind"] for row in await conn.fetch(SQL["strange_kinds"], names, __version__)]
+        aside = changed(await conn.execute(SQL["set_aside"], strange)) if strange else 0
+        if aside:
+            log.warning("tasks of kinds that no daemon knows were set aside", tasks=aside, kinds=strange)
+        taken_up = changed(await conn.execute(SQL["take_up"], names))
+        if taken_up:
+            log.info("tasks that had been set aside are due again", tasks=taken_up)
+        return 0
+
+    return Step("strange_kinds", look)
+
+
+def changed(tag: str) -> int:
+    """The number of rows in what the server says of a statement (`INSERT 0 5`, `UPDATE 3`)."""
+    return int(tag.rsplit(" ", 1)[-1])

@@ -37,7 +37,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class NewTask:
-    """A task to be queued in the transaction of its cause; `run_at` None is now."""
+    """A task to be queued in the transaction of its cause; `run_at` None is now, `max_attempts` None its kind's."""
 
     kind: str
     payload: Mapping[str, Any]
@@ -45,6 +45,7 @@ class NewTask:
     run_at: datetime | None = None
     priority: int = NORMAL
     dedup_key: str | None = None
+    max_attempts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,11 @@ class Policy:
     backoff_s: float = 2.0
     timeout_s: float | None = None
     concurrency: int | None = None
+
+    @property
+    def decides(self) -> bool:
+        """Whether it waits for nothing."""
+        return self.concurrency is None
 
 
 class Subject(Protocol[E]):

@@ -1,19 +1,20 @@
-"""What happens by the clock: the daemon's own jobs in `schedules`; and lease renewal.
+"""What happens by the clock: calendars whose slots fire, the daemon's own jobs among them; and lease renewal.
 
-A slot is won by whoever moves `next_slot` on, so any number of daemons fire it once. Deadlines need no timer of
+A slot is won by whoever moves the calendar's row on, so any number of daemons fire it once. Deadlines need no timer of
 their own: the listener's beat fires them, and it beats when the next one is due.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Protocol
 
 import asyncpg
 
 from daemon import queue
-from daemon.cron import Cron, due_slots
+from daemon.cron import Cron, Slots, due_slots
 from daemon.db import UNREACHABLE, Connection, Pool, Statements
 from daemon.log import get_logger
 from daemon.metrics import Metrics
@@ -26,24 +27,65 @@ TICK = timedelta(microseconds=1)
 Job = Callable[[], Awaitable[None]]
 
 
+class Calendar(Protocol):
+    """A table of rows with a cron and the time of their next slot."""
+
+    async def due(self, conn: Connection) -> Sequence[asyncpg.Record]:
+        """Rows whose slot has come, or is to be worked out: name, cron, timezone, grace_s, next_slot (or null), now."""
+
+    async def take(self, conn: Connection, row: asyncpg.Record, slots: Slots) -> bool:
+        """Move the row on to its next slot, unless somebody else has; whether a slot fired here."""
+
+    async def follow(self) -> None:
+        """What is to be done outside of the database, once all slots are taken."""
+
+
 @dataclass(slots=True)
-class Timers:
-    """Fires the slots of `schedules`."""
+class Jobs:
+    """The daemon's own jobs, in `schedules`."""
 
-    pool: Pool
     jobs: Mapping[str, Job]
-    metrics: Metrics
-    _due: asyncio.Event = field(default_factory=asyncio.Event)
     _asked: set[str] = field(default_factory=set)
-    _refused: set[tuple[str, str, str]] = field(default_factory=set)
-
-    def look(self) -> None:
-        """A slot may be due."""
-        self._due.set()
 
     def ask(self, job: str) -> None:
         """Have a job run soon, besides its slots."""
         self._asked.add(job)
+
+    async def due(self, conn: Connection) -> Sequence[asyncpg.Record]:
+        """The jobs that are due."""
+        rows: list[asyncpg.Record] = await conn.fetch(SQL["due_schedules"])
+        return rows
+
+    async def take(self, conn: Connection, row: asyncpg.Record, slots: Slots) -> bool:
+        """Whoever moves next_slot on runs the job."""
+        won = await conn.fetchval(SQL["advance_schedule"], row["name"], row["next_slot"], slots.next, slots.fire)
+        if won is None or slots.fire is None:
+            return False
+        self._asked.add(row["name"])
+        return True
+
+    async def follow(self) -> None:
+        """Run the jobs whose slot this daemon won, and those that were asked for."""
+        names, self._asked = self._asked, set()
+        for name in sorted(names & self.jobs.keys()):
+            try:
+                await self.jobs[name]()
+            except (*UNREACHABLE, asyncpg.PostgresError) as error:  # its next slot comes; the others' are won already
+                log.error("job failed", name=name, error=str(error))
+
+
+@dataclass(slots=True)
+class Timers:
+    """Fires the slots of all calendars."""
+
+    pool: Pool
+    calendars: Sequence[Calendar]
+    metrics: Metrics
+    _due: asyncio.Event = field(default_factory=asyncio.Event)
+    _refused: set[tuple[str, str, str]] = field(default_factory=set)
+
+    def look(self) -> None:
+        """A slot may be due."""
         self._due.set()
 
     async def run(self) -> None:
@@ -57,42 +99,33 @@ class Timers:
                 log.warning("schedules could not be read", error=str(error))
 
     async def fire(self) -> None:
-        """Run the jobs whose slot this daemon won, and those that were asked for."""
+        """Take every slot that is due, then do what follows."""
         async with self.pool.acquire() as conn:
-            rows = await conn.fetch(SQL["due_schedules"])
-            won = {row["name"] for row in rows if await self._win(conn, row)}
-        names, self._asked = won | self._asked, set()
-        for name in sorted(names & self.jobs.keys()):
-            try:
-                await self.jobs[name]()
-            except (
-                *UNREACHABLE,
-                asyncpg.PostgresError,
-            ) as error:  # its next slot comes; the others' slots are won already
-                log.error("job failed", name=name, error=str(error))
+            for calendar in self.calendars:
+                for row in await calendar.due(conn):
+                    await self._take(conn, calendar, row)
+        for calendar in self.calendars:
+            await calendar.follow()
 
     def _cron(self, row: asyncpg.Record) -> Cron | None:
         try:
             return Cron.parse(row["cron"], row["timezone"])
         except ValueError as error:
             if (row["name"], row["cron"], row["timezone"]) not in self._refused:
-                log.error("schedule can't fire: correct its row in schedules", name=row["name"], error=str(error))
+                log.error("schedule can't fire: correct its row", name=row["name"], error=str(error))
                 self._refused.add((row["name"], row["cron"], row["timezone"]))
             return None
 
-    async def _win(self, conn: Connection, row: asyncpg.Record) -> bool:
+    async def _take(self, conn: Connection, calendar: Calendar, row: asyncpg.Record) -> None:
         cron = self._cron(row)
         if cron is None:
-            return False
+            return
         since = row["next_slot"] - TICK if row["next_slot"] else row["now"]  # a new or edited schedule begins now
         slots = due_slots(cron, since, row["now"], row["grace_s"])
-        moved = await conn.fetchval(SQL["advance_schedule"], row["name"], row["next_slot"], slots.next, slots.fire)
         if slots.missed:
             log.warning("slots missed", name=row["name"], count=len(slots.missed), last=slots.missed[-1].isoformat())
-        if moved is None or slots.fire is None:
-            return False
-        self.metrics.schedule_lag.labels(row["name"]).set((row["now"] - slots.fire).total_seconds())
-        return True
+        if await calendar.take(conn, row, slots) and slots.fire is not None:
+            self.metrics.schedule_lag.labels(row["name"]).set((row["now"] - slots.fire).total_seconds())
 
 
 async def keep_leases(worker: Worker, pool: Pool, lease_s: float) -> None:

@@ -29,6 +29,19 @@ def problem_with_phone(text: str, country: str | None = None) -> str | None:
     return number if isinstance(number, str) else _impossible(number)
 
 
+def problem_with_email(text: str) -> str | None:
+    """Why this can't be an email address to send to (for a person to read), or None if it can."""
+    return None if normal_address(text, "email") else "is not an email address"
+
+
+def problem_with_country(country: str) -> str | None:
+    """Why this is no country whose numbers we know (for a person to read), or None if it is one."""
+    import phonenumbers  # noqa: PLC0415  # as below
+
+    known = country.strip().upper() in phonenumbers.SUPPORTED_REGIONS
+    return None if known else f"{country.strip()[:20]!r} is not a two-letter country code"
+
+
 def _normal_email(text: str) -> str | None:
     bracketed = _IN_BRACKETS.search(text)
     bare = (bracketed.group(1) if bracketed else text).strip().strip("\"'").strip()
@@ -85,14 +98,12 @@ def _shape_problem(written: str) -> str | None:
 
 
 def _country_problem(written: str, country: str | None) -> str | None:
-    import phonenumbers  # noqa: PLC0415  # as above
-
     if written.startswith("+"):
         return None
     if not country or not country.strip():
         return "has no country code: write it with + and the country code, or set the country"
-    known = country.strip().upper() in phonenumbers.SUPPORTED_REGIONS
-    return None if known else f"country {country.strip()[:20]!r} is not a two-letter country code"
+    problem = problem_with_country(country)
+    return f"country {problem}" if problem else None
 
 
 def _impossible(number: "PhoneNumber") -> str | None:

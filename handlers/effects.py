@@ -12,6 +12,8 @@ from decimal import Decimal
 from typing import Any, ClassVar
 from uuid import UUID
 
+import asyncpg
+
 from daemon import queue
 from daemon.db import Connection, Statements
 from daemon.metrics import Metrics
@@ -19,7 +21,7 @@ from daemon.task import NewTask, Task
 from handlers.lead import Lead
 
 SQL = Statements("handlers", "effects.sql")
-HOLD = {"leads": SQL["hold_leads"], "messages": SQL["hold_messages"], "replies": SQL["hold_replies"]}
+TABLES = ("leads", "messages", "replies")
 Json = Mapping[str, Any]
 NO_COLUMN = {"column": False}
 
@@ -58,6 +60,8 @@ class Move:
     data: Json | None = None
     actor: str = "orchestrator"
     else_flag: str | None = None  # what a person is told if the move is dropped
+    facts: Json | None = None  # this and the next are kept, even if the move is dropped
+    last_outbound_at: datetime | None = None
     path: tuple[str, str] = field(
         default=("", ""), metadata=NO_COLUMN
     )  # pipeline and stage that it leaves, for metrics
@@ -228,11 +232,11 @@ class Writer:
         """The attempts whose rows could all be locked at once, without waiting; what is gone needs no lock."""
         wanted = {task.lease_id: _rows(its) for task, its in effects}
         every = set().union(*wanted.values())
-        free: set[tuple[str, UUID]] = set()
-        for table in sorted({table for table, _ in every}):
-            ids = sorted(row_id for of, row_id in every if of == table)
-            free |= {(table, r["id"]) for r in await conn.fetch(HOLD[table], ids)}
-        return [lease for lease, its in wanted.items() if its <= free]
+        if not every:
+            return list(wanted)
+        columns = [sorted(row_id for table, row_id in every if table == of) for of in TABLES]
+        free = {r["id"] for r in await conn.fetch(SQL["hold"], *columns)}
+        return [lease for lease, its in wanted.items() if all(row_id in free for _, row_id in its)]
 
     async def commit(self, conn: Connection, effects: Sequence[tuple[Task, Effects]]) -> None:
         """One statement per kind of effect."""
@@ -259,13 +263,15 @@ class Writer:
                     metrics.replies.labels(effect.category).inc()
 
 
-async def write(conn: Connection, kind: type[Written], rows: Sequence[tuple[int, Effect]]) -> None:
-    """Write effects of one type in one statement."""
-    if rows:
-        if kind in SHARED:
-            rows = sorted(rows, key=lambda row: repr(row[1]))
-        columns = [[getattr(effect, name) for _, effect in rows] for name in COLUMNS[kind]]
-        await conn.execute(SQL[kind.statement], [task_id for task_id, _ in rows], *columns)
+async def write(conn: Connection, kind: type[Written], rows: Sequence[tuple[int, Effect]]) -> list[asyncpg.Record]:
+    """Write effects of one type in one statement; what it answers."""
+    if not rows:
+        return []
+    if kind in SHARED:
+        rows = sorted(rows, key=lambda row: repr(row[1]))
+    columns = [[getattr(effect, name) for _, effect in rows] for name in COLUMNS[kind]]
+    answer: list[asyncpg.Record] = await conn.fetch(SQL[kind.statement], [task_id for task_id, _ in rows], *columns)
+    return answer
 
 
 def _rows(effects: Effects) -> set[tuple[str, UUID]]:

@@ -16,7 +16,7 @@ from daemon.ledger import Refused
 from daemon.outcome import Done, Fail, Outcome, Snooze
 from daemon.task import Kind, Policy, Task
 from handlers.addresses import normal_address, problem_with_phone
-from handlers.effects import Change, Effect, Effects, Event, MessageEnded, MessageWaits, Move, Writer, id_in
+from handlers.effects import Change, Effect, Effects, Event, MessageEnded, MessageWaits, Move, Writer, id_in, write
 from handlers.lead import Lead
 from handlers.leads import Pipelines, mourn
 from handlers.pipeline import done
@@ -98,6 +98,14 @@ class Messages(Writer):
         letters = {str(r["message"]["id"]): Letter(r["message"], Lead(r["lead"]) if r["lead"] else None) for r in rows}
         return {t.id: letters[t.payload["message_id"]] for t in tasks if t.payload["message_id"] in letters}
 
+    async def commit(self, conn: Connection, effects: Sequence[tuple[Task, Effects]]) -> None:
+        """What follows a send follows it once: only the attempt that made the message `sent` writes it."""
+        ended = [(task.id, e) for task, its in effects for e in its if isinstance(e, MessageEnded)]
+        winners = {r["task_id"] for r in await write(conn, MessageEnded, ended)}
+        late = {task_id for task_id, e in ended if e.status == "sent" and task_id not in winners}
+        rest = [(task, _without_end(its)) for task, its in effects if task.id not in late]
+        await super().commit(conn, rest)
+
     def bury(self, task: Task, error: str, unknown: bool) -> Effects:
         """The message has failed, or nobody knows; a person is told."""
         ended = MessageEnded(
@@ -115,6 +123,10 @@ class Messages(Writer):
     async def cancel(self, conn: Connection, kind: str, payload: Mapping[str, Any]) -> None:
         """A person's cancelling of the task cancels the message."""
         await conn.execute(SQL["cancelled"], id_in(payload, "message_id"))
+
+
+def _without_end(effects: Effects) -> Effects:
+    return tuple(e for e in effects if not isinstance(e, MessageEnded))
 
 
 def kinds(pipelines: Pipelines) -> list[Kind[Effects]]:
@@ -200,27 +212,16 @@ def _sent(letter: Letter, task: Task, answer: Answered, estimate: Decimal, pipel
     if letter.lead is None:
         return tuple(ended)
     lead, facts = letter.lead, _facts(row, result, task.now)
-    ended.append(
-        Change(
-            lead.id,
-            lead.stage_seq,
-            data=facts or None,
-            last_outbound_at=task.now,
-            **_deadline_again(letter, task, pipelines),
-        )
-    )
-    ended.append(
-        Event(
-            lead.id,
-            "message_sent",
-            {"template": row["template"], "channel": row["channel"], "message_id": str(letter.id)},
-        )
-    )
+    told = {"template": row["template"], "channel": row["channel"], "message_id": str(letter.id)}
+    ended.append(Event(lead.id, "message_sent", told))
     if row["channel"] == "offer":
-        ended.append(
-            Event(lead.id, "offer_made", {k: facts[k] for k in ("offer_amount", "offer_sent_at") if k in facts})
-        )
-    return (*ended, *_move_on(letter, "message sent"))
+        made: dict[str, Any] = {k: facts[k] for k in ("offer_amount", "offer_sent_at") if k in facts}
+        ended.append(Event(lead.id, "offer_made", made))
+    move = _move_on(letter, "message sent")
+    if move is not None:
+        return (*ended, replace(move, facts=facts or None, last_outbound_at=task.now))
+    again = _deadline_again(letter, task, pipelines)
+    return (*ended, Change(lead.id, lead.stage_seq, data=facts or None, last_outbound_at=task.now, **again))
 
 
 def _facts(row: Mapping[str, Any], result: Mapping[str, Any], now: datetime) -> dict[str, Any]:
@@ -255,19 +256,20 @@ def _skipped(letter: Letter, reason: str) -> Effects:
     lead, template = letter.lead, letter.row["template"]
     ended.append(Event(lead.id, "message_skipped", {"template": template, "reason": reason}))
     if reason == DRY_RUN:
-        return (*ended, *_move_on(letter, reason))
+        move = _move_on(letter, reason)
+        return (*ended, move) if move else tuple(ended)
     if reason != LEFT and (letter.row["then_to"] or template in OWED_ANSWERS):
         ended.append(Change(lead.id, flag=f"{template} not sent: {reason}"))
     return tuple(ended)
 
 
-def _move_on(letter: Letter, reason: str) -> Effects:
+def _move_on(letter: Letter, reason: str) -> Move | None:
     lead, row = letter.lead, letter.row
     if lead is None or row["then_to"] is None:
-        return ()
+        return None
     why = str(lead.data.get("dead_reason") or reason)
     move = Move.of(lead, row["then_to"], why)
-    return (replace(move, stage_seq=row["stage_seq"]) if row["stage_seq"] else move,)
+    return replace(move, stage_seq=row["stage_seq"]) if row["stage_seq"] else move
 
 
 def _text(value: Any) -> str | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from daemon.errors import DeclarationError
 from daemon.task import Kind
-from handlers import approvals, leads, messages, replies
+from handlers import approvals, daily_checks, leads, messages, replies
 from handlers.pipeline import Pipeline
 from handlers.vendor_acquisition import VENDOR
 
@@ -25,5 +25,11 @@ def by_name(pipelines: Iterable[Pipeline]) -> dict[str, Pipeline]:
 def kinds(pipelines: Mapping[str, Pipeline]) -> dict[str, Kind[Any]]:
     """The kinds of task that these pipelines need."""
     # In this order a claim fills its room: a flood of new leads never stands before a reply or a deadline.
-    every = [*replies.kinds(pipelines), *approvals.kinds(), *messages.kinds(pipelines), *leads.kinds(pipelines)]
+    every = [
+        *replies.kinds(pipelines),
+        *approvals.kinds(),
+        *messages.kinds(pipelines),
+        *leads.kinds(pipelines),
+        *daily_checks.kinds(),
+    ]
     return {kind.name: kind for kind in every}

@@ -5,8 +5,8 @@ from typing import Any
 from daemon.db import Connection, Statements
 from daemon.metrics import Metrics
 from daemon.settings import Settings
-from daemon.sweep import Step
-from handlers import leads
+from daemon.sweep import Step, changed
+from handlers import daily_checks
 from handlers.pipeline import SWEEP_STEPS
 
 SQL = Statements("handlers", "sweep.sql")
@@ -19,15 +19,11 @@ def steps(settings: Settings, metrics: Metrics) -> list[Step]:
     return [*repairs, archive, Step("metrics", _measure(metrics)), Step("alerts", _alerts(metrics))]
 
 
-def _inserted(tag: str) -> int:
-    return int(tag.rsplit(" ", 1)[-1])
-
-
 def _repair(name: str) -> Any:
     async def repair(conn: Connection) -> int:
-        found = _inserted(await conn.execute(SQL["entries"], name))
+        found = changed(await conn.execute(SQL["entries"], name))
         if name == "new_leads":
-            found += _inserted(await conn.execute(SQL["messages"])) + _inserted(await conn.execute(SQL["replies"]))
+            found += changed(await conn.execute(SQL["messages"])) + changed(await conn.execute(SQL["replies"]))
         if name == "stalled_conversations":
             found += await conn.fetchval(SQL["deadlines"])
         return found
@@ -45,7 +41,8 @@ def _archive(days: int) -> Any:
 
 def _measure(metrics: Metrics) -> Any:
     async def measure(conn: Connection) -> int:
-        for row in await conn.fetch(leads.SQL["counts"]):
+        await conn.execute(SQL["fold"])
+        for row in await conn.fetch(SQL["sizes"]):
             metrics.leads.labels(row["pipeline"], row["stage"]).set(row["n"])
         return 0
 
@@ -54,6 +51,7 @@ def _measure(metrics: Metrics) -> Any:
 
 def _alerts(metrics: Metrics) -> Any:
     async def alerts(conn: Connection) -> int:
+        await conn.execute(SQL["resolve"])
         metrics.alerts_active.clear()
         for row in await conn.fetch(SQL["alerts"]):
             metrics.alerts_active.labels(row["type"], row["severity"]).set(row["n"])
@@ -65,6 +63,7 @@ def _alerts(metrics: Metrics) -> Any:
     return alerts
 
 
-async def check_all(conn: Connection, stale_days: int) -> int:
-    """Queue a check of every lead that is under way; part of the daily job."""
-    return _inserted(await conn.execute(leads.SQL["check_all"], stale_days))
+async def daily(conn: Connection, stale_days: int) -> None:
+    """What the daily job does about leads: all are counted anew, and those under way are going to be checked."""
+    await conn.execute(SQL["recount"])
+    await daily_checks.begin(conn, stale_days)

@@ -13,8 +13,29 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from daemon.api import explain, health, leads, problems, tasks
+from daemon.api import (
+    alerts,
+    approval_links,
+    approvals,
+    campaigns,
+    checkpoints,
+    docs,
+    engine_webhooks,
+    exclusions,
+    explain,
+    feedback,
+    health,
+    lead_changes,
+    leads,
+    openapi,
+    pipelines,
+    replies,
+    runs,
+    stuck,
+    tasks,
+)
 from daemon.api.auth import authorize
+from daemon.api.connection import HEADERS, refusal
 from daemon.api.problems import Problem, problem_of
 from daemon.api.reading import read
 from daemon.api.route import Answer, Api, Route
@@ -22,12 +43,27 @@ from daemon.api.route import Answer, Api, Route
 ROUTES: tuple[Route, ...] = (
     *health.ROUTES,
     *leads.ROUTES,
+    *lead_changes.ROUTES,
     *explain.ROUTES,
+    *pipelines.ROUTES,
+    *stuck.ROUTES,
+    *replies.ROUTES,
+    *exclusions.ROUTES,
+    *campaigns.ROUTES,
+    *runs.ROUTES,
+    *approvals.ROUTES,
+    *approval_links.ROUTES,
+    *checkpoints.ROUTES,
+    *feedback.ROUTES,
     *tasks.ROUTES,
+    *alerts.ROUTES,
+    *engine_webhooks.ROUTES,
+    *openapi.ROUTES,
+    *docs.ROUTES,
 )
 """Every route of the API; a new resource is its module and one line here."""
 
-HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Server": "orchestrator"}
+ELSEWHERE = "/{elsewhere:.*}"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -65,8 +101,11 @@ def build(api: Api, routes: Sequence[Route] = ROUTES) -> web.Application:
         for path, group in groupby(by_path, key=lambda route: route.path)
     }
     app = web.Application(middlewares=[_guard(api, resources)], client_max_size=api.bounds.body_bytes)
+    app[openapi.DESCRIBED] = described = openapi.Described(routes)
+    app[docs.PAGE] = docs.Page(described, api.daemon.settings.public_url)
     for path, resource in resources.items():
-        app.router.add_route("*", path, resource.respond)
+        app.router.add_route("*", path, resource.respond, expect_handler=_expect)
+    app.router.add_route("*", ELSEWHERE, _nowhere, expect_handler=_expect)
     return app
 
 
@@ -74,30 +113,31 @@ def _guard(api: Api, resources: Mapping[str, Resource]) -> Any:
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            found = request.match_info.route.resource  # none: no such path, which is nobody's business either
-            resource = resources[found.canonical] if found is not None else None
+            found = request.match_info.route.resource
+            resource = resources.get(found.canonical) if found else None  # a stranger learns not even which paths exist
             if resource is None or not resource.is_open(request.method):
                 authorize(request, api.daemon.settings)
             return await handler(request)
         except web.HTTPNotFound:
-            return _refusal(Problem(404, "there is no such path"))
+            return refusal(Problem(404, "there is no such path"))
         except Exception as error:  # noqa: BLE001 - nothing a request does may end in a bare 500
-            return _refusal(problem_of(error))
+            return refusal(problem_of(error))
 
     return guarded
+
+
+async def _nowhere(_request: web.Request) -> web.StreamResponse:
+    raise web.HTTPNotFound
+
+
+async def _expect(_request: web.Request) -> None:
+    """Who waits to be told to go on with the body is told when it is about to be read."""
 
 
 def _response(answer: Answer) -> web.Response:
     body = answer.content if isinstance(answer.content, bytes) else orjson.dumps(answer.content, default=_json)
     headers = {**HEADERS, "Content-Type": answer.media, **answer.headers}
     return web.Response(status=answer.status, body=body, headers=headers)
-
-
-def _refusal(problem: Problem) -> web.Response:
-    response = _response(Answer(problem.document(), problem.status, problems.MEDIA, problem.headers))
-    if problem.close:
-        response.force_close()
-    return response
 
 
 def _json(value: object) -> Any:

@@ -27,7 +27,7 @@ class Health(Success):
 
     status: Literal["healthy", "degraded"]
     service: Literal["pipeline-orchestrator"]
-    activeCampaigns: int  # noqa: N815 - public name, as those below
+    activeCampaigns: int | None  # noqa: N815 - public name, as those below
     scheduledRuns: int | None  # noqa: N815
     listener: bool
     queueDepth: int | None  # noqa: N815
@@ -62,7 +62,7 @@ async def show_health(api: Api, _given: Plain) -> Answer:
         "success": True,
         "status": "healthy" if healthy else "degraded",
         "service": "pipeline-orchestrator",
-        "activeCampaigns": 0,
+        "activeCampaigns": queue and queue.active_campaigns,
         "scheduledRuns": queue and queue.slots_today,
         "listener": daemon.listener.healthy,
         "queueDepth": queue and queue.available,
@@ -97,5 +97,5 @@ ROUTES = (
     Route("GET", "/healthz", healthz, {200: Alive}, open=True),
     Route("GET", "/readyz", readyz, {200: Alive}, problems=(503,), open=True, timeout_s=2 * READY_S),
     Route("GET", "/api/health", show_health, {200: Health}, open=True),
-    Route("GET", "/metrics", show_metrics, {200: None}),
+    Route("GET", "/metrics", show_metrics, {200: None}, media=("text/plain", "application/openmetrics-text")),
 )

@@ -14,7 +14,7 @@ from daemon.api.route import Answer, Api, Given, Input, Nothing, Route, Success,
 from daemon.db import Connection, Statements
 from daemon.metrics import Metrics
 
-SQL = Statements("daemon", "api.sql")
+SQL = Statements("daemon.api", "leads.sql")
 _WHOLE_ADDRESS = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+|\+[\d\s().-]{7,}")
 
 
@@ -155,14 +155,15 @@ def shown(rows: Any) -> list[orjson.Fragment]:
 async def show_lead(api: Api, given: Given[LeadId, Nothing, Nothing]) -> Answer:
     """One lead."""
     async with api.reading() as conn:
-        return await _answer(conn, given.path.id)
+        return await answer_with(conn, given.path.id)
 
 
-async def _answer(conn: Connection, lead: UUID) -> Answer:
+async def answer_with(conn: Connection, lead: UUID, status: int = 200) -> Answer:
+    """The lead as it is now; `status` of the answer."""
     row = await conn.fetchrow(SQL["leads"], lead, None, None, None, None, None, None, None, 1)
     if row is None:
         raise Problem(404, f"there is no lead {lead}")
-    return Answer({"success": True, "lead": orjson.Fragment(row["shown"])})
+    return Answer({"success": True, "lead": orjson.Fragment(row["shown"])}, status)
 
 
 async def list_events(api: Api, given: Given[LeadId, EventsQuery, Nothing]) -> Answer:
@@ -189,7 +190,7 @@ async def move_lead(api: Api, given: Given[LeadId, Nothing, Move]) -> Answer:
                 refused = await conn.fetchrow(SQL["why_refused"], lead, move.to)
         if refused is not None:  # only now: the refusal's own event is to stay
             _refuse(api.daemon.metrics, dict(refused), move.to)
-        return await _answer(conn, lead)
+        return await answer_with(conn, lead)
 
 
 def _refuse(metrics: Metrics, why: Mapping[str, Any], to: str) -> NoReturn:

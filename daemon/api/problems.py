@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from daemon.db import UNREACHABLE
-from daemon.errors import OrchestratorError
+from daemon.errors import BadInput, NotNow, NotThere, OrchestratorError, Unaffordable
 from daemon.log import get_logger
 
 log = get_logger("api")
@@ -18,12 +20,33 @@ _BY_SQLSTATE = {
     "PO001": 409,  # an illegal stage
     "PO002": 409,  # a missing field
     "PO003": 409,  # decided already
+    "PO004": 409,  # work that is going on, or two that can't become one
     "P0002": 404,  # no such row
     "23503": 409,
     "23505": 409,
 }
 _REFUSED, _BUSY = ("22", "23"), ("40", "53", "55", "57")
 """Classes of SQLSTATE: the input's fault; nobody's fault, and worth another try."""
+
+
+class FlawDocument(BaseModel):
+    """One thing wrong with the input, and where: inside the body, or after `query` or `path`."""
+
+    loc: list[str | int]
+    msg: str
+
+
+class ProblemDocument(BaseModel):
+    """A refusal (RFC 9457); bad input has its `errors`, and some refusals have members of their own."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal["about:blank"]
+    title: str
+    status: Annotated[int, Field(ge=400, le=599)]
+    detail: str
+    success: Literal[False]
+    errors: Annotated[list[FlawDocument], Field(exclude_if=lambda errors: not errors, max_length=MOST_FLAWS)] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +109,8 @@ def problem_of(error: Exception) -> Problem:
     """The answer to an exception: the database's refusals by their SQLSTATE, its absence, and what nobody foresaw."""
     if isinstance(error, Problem):
         return error
+    if refused := _refused(error):
+        return refused
     state = getattr(error, "sqlstate", None)  # asyncpg's errors, without importing the driver here
     if isinstance(state, str) and (status := _status_of(state)):
         return _refusal(error, status)
@@ -94,6 +119,20 @@ def problem_of(error: Exception) -> Problem:
         return Problem(503, "the database can't be reached; try again", headers=RETRY)
     log.error("request failed unexpectedly", exc_info=error)
     return Problem(500, "something unforeseen happened; the log says more")
+
+
+def _refused(error: Exception) -> Problem | None:
+    """What the parts of the daemon refuse, which know no statuses."""
+    match error:
+        case BadInput():
+            return Problem(422, str(error), [Flaw(fault.loc, fault.msg) for fault in error.errors])
+        case NotThere():
+            return Problem(404, str(error))
+        case NotNow():
+            return Problem(409, str(error), **error.members)
+        case Unaffordable():
+            return Problem(402, str(error))
+    return None
 
 
 def _status_of(state: str) -> int | None:

@@ -5,19 +5,20 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from math import isfinite
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 from multidict import MultiMapping
 from pydantic import ValidationError
 
 from daemon.api.problems import Flaw, Problem, unfit
-from daemon.api.route import Bounds, Given, Input, Route
+from daemon.api.route import Bounds, Given, Input, Nothing, Route
 
 DEEPEST = 64
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 Loc = tuple[str | int, ...]
+M = TypeVar("M", bound=Input)
 
 
 async def read(request: web.Request, route: Route, bounds: Bounds) -> Given[Any, Any, Any]:
@@ -26,10 +27,20 @@ async def read(request: web.Request, route: Route, bounds: Bounds) -> Given[Any,
     path = _from_texts(route.params, request.match_info, ("path",), flaws)
     query = _from_texts(route.query, _single(request.query, flaws), ("query",), flaws)
     raw = b"" if route.method == "GET" else await _read_raw(request, bounds)
-    body = _from_json(route.body, raw, flaws)
+    left = route.signed or route.unread
+    body = _from_json(Nothing if left else route.body, b"" if left else raw, flaws)
     if flaws:
         raise unfit(flaws)
     return Given(path, query, body, raw, request)
+
+
+def parse(model: type[M], raw: bytes) -> M:
+    """A body that was left alone until its signature was checked."""
+    flaws: list[Flaw] = []
+    body = _from_json(model, raw, flaws)
+    if body is None:
+        raise unfit(flaws)
+    return body
 
 
 # -- path and query
@@ -65,6 +76,7 @@ async def _read_raw(request: web.Request, bounds: Bounds) -> bytes:
         raise too_large
     try:
         async with asyncio.timeout(bounds.body_s):
+            await _ask_for_it(request)
             return await request.read()
     except TimeoutError:
         raise Problem(408, "the body took too long to arrive", close=True) from None
@@ -74,7 +86,13 @@ async def _read_raw(request: web.Request, bounds: Bounds) -> bytes:
         raise Problem(400, "the body can't be read as its headers describe it", close=True) from None
 
 
-def _from_json(model: type[Input], raw: bytes, flaws: list[Flaw]) -> Input | None:
+async def _ask_for_it(request: web.Request) -> None:
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.version == HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer hasn't begun
+
+
+def _from_json(model: type[M], raw: bytes, flaws: list[Flaw]) -> M | None:
     """The model from JSON, its types taken strictly; a missing body is {}."""
     text = raw if raw.strip() else b"{}"
     found = list(_unstorable(_parse(text), ()))

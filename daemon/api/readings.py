@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from daemon.db import UNREACHABLE, Pool, Statements
 from daemon.log import get_logger
 
-SQL = Statements("daemon", "api.sql")
+SQL = Statements("daemon.api", "health.sql")
 SHARE = 0.02
 """At most this share of one connection's time goes into a reading, however large the tables are."""
 
@@ -47,12 +47,13 @@ class Cached(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """The queue and the clock's plans at one moment."""
+    """The queue, the campaigns and the clock's plans for them at one moment."""
 
     available: int
     running: int
     dead: int
     oldest_age_s: float
+    active_campaigns: int
     slots_today: int
 
 

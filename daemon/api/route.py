@@ -23,7 +23,7 @@ RowId = Annotated[int, Field(ge=1, le=2**63 - 1)]
 class Input(BaseModel):
     """A model of what comes in: nothing unknown is let through."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, hide_input_in_errors=True)
 
 
 class Nothing(Input):
@@ -88,9 +88,9 @@ class Api:
             yield conn
 
     @asynccontextmanager
-    async def writing(self) -> AsyncIterator[Connection]:
+    async def writing(self, within_s: float | None = None) -> AsyncIterator[Connection]:
         """A connection for changes, which wake every daemon."""
-        async with self.writes.acquire() as conn, asyncio.timeout(self.bounds.query_s):
+        async with self.writes.acquire() as conn, asyncio.timeout(within_s or self.bounds.query_s):
             yield conn
 
 
@@ -110,4 +110,7 @@ class Route:
     body: type[Input] = Nothing
     problems: tuple[int, ...] = ()  # besides those that any route may answer
     open: bool = False  # needs no credential, or checks one of its own
+    signed: bool = False  # its handler reads the body, once it has checked the signature over it
+    unread: bool = False  # its handler reads the body, being stricter or laxer than a model
     timeout_s: float | None = 15.0  # None: a stream
+    media: tuple[str, ...] = ()  # of answers that are no JSON, or not only

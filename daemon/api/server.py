@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from daemon.api.application import build
+from daemon.api.connection import Runner
 from daemon.api.readings import Readings
 from daemon.api.route import Api, Bounds
 from daemon.db import Pool
@@ -35,7 +36,7 @@ async def serve(daemon: "Daemon", bounds: Bounds | None = None) -> None:
     """Serve the API until cancelled; OrchestratorError if its address can't be had."""
     reads, writes = Pool(daemon.dsn, 4, session=READS), Pool(daemon.dsn, 2, session=WRITES)
     api = Api(daemon, reads, writes, Readings(reads), bounds or Bounds())
-    runner = web.AppRunner(
+    runner = Runner(
         build(api),
         access_log=None,  # queries may hold what signed links hold
         shutdown_timeout=SHUTDOWN_S,

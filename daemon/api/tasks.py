@@ -12,7 +12,7 @@ from daemon.api.problems import Problem
 from daemon.api.route import Answer, Api, Given, Input, Nothing, Route, RowId, Success, Text
 from daemon.db import Connection, Statements
 
-SQL = Statements("daemon", "api.sql")
+SQL = Statements("daemon.api", "tasks.sql")
 Status = Literal["available", "running", "dead", "done", "cancelled"]
 
 

@@ -1,6 +1,8 @@
 """A command's way to its settings and to its database."""
 
 import asyncio
+import getpass
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -104,3 +106,11 @@ def on_connection(dsn: str, work: Callable[[Connection], Awaitable[T]]) -> T:
             return await work(conn)
 
     return asyncio.run(do())
+
+
+def person() -> str:
+    """Who is at the keyboard, as far as the system knows."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # an account without a name
+        return f"uid {os.getuid()}"

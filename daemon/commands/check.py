@@ -8,7 +8,7 @@ from typing import Literal
 
 import typer
 
-from daemon import schema
+from daemon import notify, schema
 from daemon.app import Pipeline, registry
 from daemon.commands import access
 from daemon.db import Connection, Statements
@@ -39,9 +39,10 @@ def register(app: typer.Typer) -> None:
 
 
 def check() -> None:
-    """Settings, database, schema, pipelines, tasks and engines: each ok, warning or error."""
+    """Settings, database, schema, pipelines, tasks, engines and notices: each ok, warning or error."""
     settings = access.read_settings()
     lines = [*_settings(settings), *_database(settings), *asyncio.run(_engines(settings.engines.values()))]
+    lines += [asyncio.run(_smtp(settings)), _notices(settings)]
     for line in lines:
         typer.echo(line)
     errors = [line for line in lines if line.level == "error"]
@@ -74,7 +75,8 @@ async def _look_into(conn: Connection) -> list[Line]:
         await schema.require_current(conn)
     except SchemaMismatch as mismatch:
         return [Line("error", "schema", str(mismatch))]
-    return [Line("ok", "schema", f"version {version}"), *await _pipelines(conn), *await _tasks(conn)]
+    found = [*await _pipelines(conn), *await _tasks(conn), *await _sandbox(conn)]
+    return [Line("ok", "schema", f"version {version}"), *found]
 
 
 async def _pipelines(conn: Connection) -> list[Line]:
@@ -116,7 +118,7 @@ def _stranger(row: Mapping[str, object]) -> Line:
 
 
 async def _tasks(conn: Connection) -> list[Line]:
-    known = list(registry.kinds(registry.by_name(registry.PIPELINES)))
+    known = [*registry.kinds(registry.by_name(registry.PIPELINES)), *notify.KINDS]
     unknown = [
         Line("warning", f"tasks of kind {row['kind']}", f"{row['n']} that this program doesn't know and never claims")
         for row in await conn.fetch(SQL["unknown_kinds"], known)
@@ -126,6 +128,15 @@ async def _tasks(conn: Connection) -> list[Line]:
         for row in await conn.fetch(SQL["long_queues"], LONG_QUEUE)
     ]
     return [*unknown, *long] or [Line("ok", "tasks", "all of known kinds, no key with a long queue")]
+
+
+async def _sandbox(conn: Connection) -> list[Line]:
+    """Whether a sandbox has played here; its sample leads stand in the way of real engines."""
+    samples = await conn.fetchval(SQL["samples"])
+    if samples is None:
+        return []
+    left = f"has left {samples} sample leads, and a run with real engines is refused until they are gone"
+    return [Line("warning", "sandbox", left if samples else "has played here: what it sent reached nobody")]
 
 
 # -- the engines
@@ -150,3 +161,28 @@ def _command(subject: str, command: Sequence[str] | None) -> Line:
     if shutil.which(command[0]) is None:
         return Line("warning", subject, f"there is no executable {command[0]}")
     return Line("ok", subject, f"runs {command[0]}")
+
+
+# -- people
+
+
+async def _smtp(settings: Settings) -> Line:
+    from daemon.transport.mail import probe_mail  # noqa: PLC0415 - rarely used
+
+    if settings.smtp.url is None:
+        return Line("ok", "smtp", "off: mail goes by the outreach engine")
+    found = await probe_mail(settings.smtp.url.get_secret_value(), timeout_s=ENGINE_S)
+    return Line("ok" if found.ok else "warning", "smtp", found.message)
+
+
+def _notices(settings: Settings) -> Line:
+    """Who is told of alerts and requests."""
+    told = settings.notify
+    roads = [
+        *([f"mail to {told.admin_email}"] if told.admin_email else []),
+        *(["Slack"] if told.slack_webhook_url else []),
+        *([f"{len(told.urls)} Apprise URLs"] if told.urls else []),
+    ]
+    if told.muted or settings.dry_run:
+        return Line("ok", "notices", "off: muted, or a dry run")
+    return Line("ok", "notices", ", ".join(roads) or "off: nobody is told of alerts and requests")

@@ -1,20 +1,21 @@
-"""`orchestrator leads`: list, show, explain, move."""
+"""`orchestrator leads`: list, show, explain, move, erase."""
 
-import getpass
-import os
 import re
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any
 from uuid import UUID
 
 import typer
 
+from daemon.app import erase as erased_by
 from daemon.app import explain as explanation_of
-from daemon.commands.showing import SQL, AsJson, Limit, Page, Row, asked, moment, rows_of, say_json
+from daemon.commands.access import person
+from daemon.commands.showing import SQL, AsJson, Limit, Page, Row, asked, moment, plain, rows_of, say_json
 from daemon.db import Connection, Statements
 from daemon.errors import OrchestratorError
 
-API = Statements("daemon", "api.sql")
+API = Statements("daemon.api", "leads.sql")
 LATEST = 100
 group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -158,7 +159,7 @@ def move(
 
 async def _moved(conn: Connection, wanted: str, stage: str, reason: str, override: bool) -> dict[str, Any]:
     lead = await _id_of(conn, wanted)
-    wish = (lead, stage, _person(), reason)
+    wish = (lead, stage, person(), reason)
     await _row(conn, lead)
     if override:
         await conn.execute(API["override_stage"], *wish)
@@ -174,12 +175,37 @@ def _refused(why: Mapping[str, Any], stage: str) -> OrchestratorError:
     return OrchestratorError(f"a lead may not go from {why['stage']} to {stage}; legal targets: {legal}")
 
 
-def _person() -> str:
-    """Who is at the keyboard, as far as the system knows."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # an account without a name
-        return f"uid {os.getuid()}"
+# -- erase
+
+
+@group.command()
+def erase(
+    lead: LeadId,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Erase a person's data for good; the addresses stay excluded, as keyed hashes."""
+    found = asked(lambda conn: _row_of(conn, lead))
+    if not yes:
+        _confirm(found)
+    others = asked(lambda conn: erased_by(conn, UUID(found["id"]), person()))
+    if as_json:
+        say_json({"erased": found["id"], "others": others})
+        return
+    typer.echo(f"lead {found['id']} is erased")
+    if others:
+        typer.echo(f"left, but not contacted either, for they share an address: {', '.join(map(str, others))}")
+
+
+async def _row_of(conn: Connection, wanted: str) -> dict[str, Any]:
+    return await _row(conn, await _id_of(conn, wanted))
+
+
+def _confirm(lead: Mapping[str, Any]) -> None:
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("there is no terminal to ask on; this can't be undone, so say it", param_hint="--yes")
+    named = plain(" ".join(filter(None, (lead["name"], lead["company"], lead["email"], lead["phone"]))))
+    typer.confirm(f"Erase {named or 'lead'} ({lead['id']}) for good?", abort=True)
 
 
 # -- ids

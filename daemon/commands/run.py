@@ -19,6 +19,7 @@ import typer
 from daemon import __version__, db, log
 from daemon.app import Daemon
 from daemon.commands import access
+from daemon.db import Statements
 from daemon.errors import DatabaseUnavailable, OrchestratorError
 from daemon.settings import Settings, secret_values
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
 Extra = Coroutine[Any, Any, None]
+SQL = Statements("daemon.commands", "run.sql")
 FASTEST = 100_000
 SPEED = "Sandbox: business time runs N times as fast."
 FAULTS = "Sandbox: how much goes wrong with its engines: calm, usual or stormy."
@@ -164,8 +166,7 @@ def _sandbox(settings: Settings, play: Play) -> AbstractAsyncContextManager["San
 async def _open_database(daemon: Daemon, sandbox: "Sandbox | None", *, wait: bool) -> None:
     try:
         await daemon.open_database(wait=wait)
-        if sandbox is not None:
-            await _enter(daemon, sandbox)
+        await (_enter(daemon, sandbox) if sandbox is not None else _take_over(daemon))
     except DatabaseUnavailable as error:
         raise DatabaseUnavailable(f"{error}: start it, or correct DATABASE_URL") from error
 
@@ -174,6 +175,18 @@ async def _enter(daemon: Daemon, sandbox: "Sandbox") -> None:
     conn = await db.connect(daemon.dsn)
     try:
         await sandbox.enter(conn)
+    finally:
+        conn.terminate()
+
+
+async def _take_over(daemon: Daemon) -> None:
+    """A database that a sandbox has marked is another daemon's only once nothing of the sandbox's is left in it."""
+    conn = await db.connect(daemon.dsn)
+    try:
+        if await conn.fetchval(SQL["sandboxed"]):
+            from daemon.sandbox import mark  # noqa: PLC0415 - a daemon at work has none
+
+            await mark.take_over(conn, dry_run=daemon.settings.dry_run)
     finally:
         conn.terminate()
 

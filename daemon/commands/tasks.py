@@ -12,7 +12,7 @@ from daemon.commands.showing import AsJson, Limit, Page, Row, asked, moment, row
 from daemon.db import Connection, Statements
 from daemon.errors import OrchestratorError
 
-API = Statements("daemon", "api.sql")
+API = Statements("daemon.api", "tasks.sql")
 group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 TaskId = Annotated[int, typer.Argument(metavar="ID", min=1, max=2**63 - 1)]

@@ -102,7 +102,7 @@ def isolated(settings: Settings, url: str) -> Settings:
             "send": send,
             "smtp": SmtpSettings(),
             "imap": ImapSettings(),
-            "notify": NotifySettings(),
+            "notify": NotifySettings(muted=True),
             "probes": {},
         }
     )

@@ -2,6 +2,9 @@
 
 On any other one a sandbox may play, too: nobody real is ever contacted. But the leads there will be marked as contacted
 though nobody was, so it says so; and it never drives the clock of a database that isn't its own.
+
+The other way round, a daemon with real engines refuses a database in which sample leads are left: it would pay to reach
+people who don't exist. Once they are gone the database is its own, and no sandbox's any more.
 """
 
 from daemon.db import Connection, Statements
@@ -14,6 +17,17 @@ REFUSAL = (
     "--speed is only for a database that was empty when a sandbox first started on it: this one is in use, and its "
     "clock would run ahead; give it an empty DATABASE_URL, or without one another ORCHESTRATOR_HOME"
 )
+
+SAMPLES = (
+    "a sandbox has left {samples} sample leads in this database, and now the engines are real: DELETE FROM "
+    "orchestrator.leads WHERE source = 'sandbox', or give another DATABASE_URL or ORCHESTRATOR_HOME, or run --sandbox"
+)
+AHEAD = (
+    "a sandbox has left the clock of this database {ahead} ahead, and now the engines are real: SELECT "
+    "orchestrator.shift_clock(-shift) FROM orchestrator.clock_shift, or give another DATABASE_URL or "
+    "ORCHESTRATOR_HOME, or run --sandbox"
+)
+TAKEN_OVER = "a sandbox has played on this database: what is on record as sent until now reached nobody"
 
 log = get_logger("sandbox")
 
@@ -30,3 +44,22 @@ async def take(conn: Connection, *, drives_clock: bool = False) -> None:
         raise OrchestratorError(REFUSAL)
     else:
         log.warning(WARNING)
+
+
+async def take_over(conn: Connection, *, dry_run: bool) -> None:
+    """A marked database gets a daemon with real engines: refuse or, in a dry run, say what stands against it."""
+    async with conn.transaction():
+        await conn.execute(SQL["take_turns"])
+        against = await _against(conn)
+        if against and not dry_run:
+            raise OrchestratorError(against)
+        if not dry_run:
+            await conn.execute(SQL["unmark"])
+    log.warning(against or TAKEN_OVER)
+
+
+async def _against(conn: Connection) -> str | None:
+    left = await conn.fetchrow(SQL["left"])
+    if left is None or not (left["samples"] or left["ahead"]):
+        return None
+    return SAMPLES.format(samples=left["samples"]) if left["samples"] else AHEAD.format(ahead=left["ahead"])

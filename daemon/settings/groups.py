@@ -24,6 +24,7 @@ from daemon.settings.checks import (
     one_of,
 )
 from daemon.settings.engines import AGENT_PROGRAM, EngineSettings, Group, ProbeSettings, named, with_shipped
+from daemon.signatures import key_of
 
 
 class ApiSettings(Group):
@@ -131,11 +132,13 @@ class ImapSettings(Group):
 
 
 class NotifySettings(Group):
-    """Where notices to the admin go."""
+    """Where notices to the admin go, how many alerts of one type within an hour, and whether anybody is told at all."""
 
     admin_email: Address | None = None
     slack_webhook_url: HttpHook | None = None
     urls: SecretUrls = ()
+    alerts_per_hour: Count = 10
+    muted: Flag = False
 
 
 class WebhookSettings(Group):
@@ -145,6 +148,21 @@ class WebhookSettings(Group):
     facebook_app_secret: SecretStr | None = None
     facebook_verify_token: SecretStr | None = None
     signing_secret: SecretStr | None = None
+
+    @field_validator("signing_secret", mode="after")
+    @classmethod
+    def _usable(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None:
+            key_of(secret.get_secret_value())
+        return secret
+
+
+class StuckSettings(Group):
+    """After how long a lead counts as stuck: in its first stage, past its deadline, flagged for a person."""
+
+    new_h: Amount = 24.0
+    deadline_min: Amount = 15.0
+    review_h: Amount = 24.0
 
 
 class ValueSettings(Group):
@@ -180,6 +198,7 @@ class Settings(Group):
     imap: ImapSettings = ImapSettings()
     notify: NotifySettings = NotifySettings()
     webhooks: WebhookSettings = WebhookSettings()
+    stuck: StuckSettings = StuckSettings()
     value: ValueSettings = ValueSettings()
     engines: Mapping[str, EngineSettings] = Field(default_factory=dict, validate_default=True)
     probes: Mapping[str, ProbeSettings] = {}

@@ -1,10 +1,10 @@
 -- name: reserve
 -- Those whose key is new; what the ledger knows of the others is asked for next.
 INSERT INTO engine_calls (engine, operation, task_id, lead_id, run_id, campaign_id, idempotency_key, status, reserved_cost,
-                          lease_id, budget_day, round)
-SELECT d.engine, d.operation, d.task_id, d.lead_id, d.run_id, d.campaign_id, d.key, 'reserved', d.cost, d.lease, d.day, d.round
+                          lease_id, budgets, round)
+SELECT d.engine, d.operation, d.task_id, d.lead_id, d.run_id, d.campaign_id, d.key, 'reserved', d.cost, d.lease, d.budgets, d.round
 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::uuid[], $5::uuid[], $6::uuid[], $7::text[], $8::numeric[], $9::uuid[],
-            $10::date[], $11::int[]) AS d(engine, operation, task_id, lead_id, run_id, campaign_id, key, cost, lease, day, round)
+            $10::jsonb[], $11::int[]) AS d(engine, operation, task_id, lead_id, run_id, campaign_id, key, cost, lease, budgets, round)
 ON CONFLICT (idempotency_key) DO NOTHING
 RETURNING idempotency_key
 
@@ -14,8 +14,8 @@ DELETE FROM engine_calls WHERE idempotency_key = ANY ($1) AND status = 'reserved
 -- name: known
 -- What the ledger knows of these keys; the lock makes two attempts under one key take turns. `alive`: the attempt that
 -- reserved it still runs.
-SELECT c.idempotency_key, c.status, c.result, c.http_status, c.lease_id, c.error, c.engine, c.budget_day, c.reserved_cost, c.cost,
-       EXISTS (SELECT FROM tasks t WHERE t.id = c.task_id AND t.lease_id = c.lease_id) AS alive,
+SELECT c.idempotency_key, c.status, c.result, c.http_status, c.lease_id, c.error, c.calls, c.budgets, c.reserved_cost, c.cost,
+       (SELECT t.id FROM tasks t WHERE t.id = c.task_id AND t.lease_id = c.lease_id) IS NOT NULL AS alive,
        orchestrator.clock() + interval '1 second' AS again_at
 FROM engine_calls c WHERE c.idempotency_key = ANY ($1) ORDER BY c.idempotency_key FOR NO KEY UPDATE OF c
 
@@ -23,53 +23,29 @@ FROM engine_calls c WHERE c.idempotency_key = ANY ($1) ORDER BY c.idempotency_ke
 -- Reserved by an attempt that is gone: it may have been made.
 UPDATE engine_calls SET status = 'unknown', cost = reserved_cost, error = 'the attempt that made this call is gone'
 WHERE idempotency_key = ANY ($1) AND status = 'reserved'
-RETURNING engine, budget_day, reserved_cost
+RETURNING budgets, reserved_cost
 
 -- name: reserve_again
 -- A failed call, or one of an engine that honours the key: the same row, reserved by this attempt.
 UPDATE engine_calls c SET status = 'reserved', reserved_cost = d.cost, cost = NULL, error = NULL, http_status = NULL,
-    started_at = now(), duration_ms = NULL, lease_id = d.lease, budget_day = d.day, task_id = d.task_id,
-    round = d.round
-FROM unnest($1::text[], $2::numeric[], $3::uuid[], $4::date[], $5::bigint[], $6::int[]) AS d(key, cost, lease, day, task_id, round)
+    started_at = now(), duration_ms = NULL, lease_id = d.lease, budgets = d.budgets, task_id = d.task_id, round = d.round,
+    calls = c.calls + 1
+FROM unnest($1::text[], $2::numeric[], $3::uuid[], $4::jsonb[], $5::bigint[], $6::int[])
+     AS d(key, cost, lease, budgets, task_id, round)
 WHERE c.idempotency_key = d.key
 
 -- name: settle
--- A late answer settles an unknown call too; the task that died of it is told by the caller.
+-- $8: in which states. A late answer settles an unknown call too; the task that died of it is told by the caller.
 WITH before AS (
-    SELECT c.id, c.status AS was, c.engine, c.budget_day, c.reserved_cost, c.cost AS charged, d.*
+    SELECT c.id, c.status AS was, c.budgets, c.reserved_cost, c.cost AS charged, d.*
     FROM engine_calls c JOIN unnest($1::text[], $2::text[], $3::numeric[], $4::int[], $5::float8[], $6::text[], $7::jsonb[])
          AS d(key, status, new_cost, http, ms, err, res) ON c.idempotency_key = d.key
-    WHERE c.status IN ('reserved', 'unknown')
+    WHERE c.status = ANY ($8)
     ORDER BY c.idempotency_key FOR NO KEY UPDATE OF c
 )
 UPDATE engine_calls c SET status = b.status, cost = b.new_cost, http_status = b.http, duration_ms = b.ms, error = b.err, result = b.res
 FROM before b WHERE c.id = b.id
-RETURNING c.idempotency_key AS key, c.engine, c.budget_day, c.task_id, b.was, b.status, c.reserved_cost, b.charged, c.cost
+RETURNING c.idempotency_key AS key, c.budgets, c.task_id, b.was, b.status, c.reserved_cost, b.charged, c.cost
 
 -- name: revive_answered
 SELECT orchestrator.revive(t.id) FROM tasks t WHERE t.id = ANY ($1) AND t.status = 'dead'
-
--- name: alert_overrun
--- $1 scopes, $2 days, $3 limits: a bill above its estimate may pass the budget; the next call waits, a person is told.
-INSERT INTO alerts (type, message, severity, subject, metadata)
-SELECT DISTINCT ON (b.scope) 'BUDGET_OVERRUN', format('%s: %s spent of %s on %s', b.scope, b.settled, d.most, b.period), 'HIGH', b.scope,
-       jsonb_build_object('period', b.period, 'settled', b.settled, 'limit', d.most)
-FROM unnest($1::text[], $2::date[], $3::numeric[]) AS d(scope, period, most)
-JOIN budget_counters b ON b.scope = d.scope AND b.period = d.period AND b.settled > d.most
-ON CONFLICT (type, subject) WHERE resolved_at IS NULL DO NOTHING
-
--- name: today
-SELECT (orchestrator.clock() AT TIME ZONE $1)::date AS day,
-       ((orchestrator.clock() AT TIME ZONE $1)::date + 1)::timestamp AT TIME ZONE $1 AS tomorrow
-
--- name: open_counters
-INSERT INTO budget_counters (scope, period) SELECT unnest($1::text[]), $2 ON CONFLICT DO NOTHING
-
--- name: lock_counters
-SELECT scope, reserved + settled AS used FROM budget_counters
-WHERE period = $2 AND scope = ANY ($1) ORDER BY scope FOR NO KEY UPDATE
-
--- name: add_to_counters
-UPDATE budget_counters b SET reserved = b.reserved + d.reserved, settled = b.settled + d.settled
-FROM unnest($1::text[], $2::date[], $3::numeric[], $4::numeric[]) AS d(scope, period, reserved, settled)
-WHERE b.scope = d.scope AND b.period = d.period

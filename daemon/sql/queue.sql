@@ -1,33 +1,41 @@
 -- name: claim
--- $1 kinds, $2 room of each, $3 tries of each, $4 room in all, $5 worker, $6 lease seconds.
+-- $1 kinds, $2 room of each, $3 tries of each, $4 which of them call, $5 room for decisions, $6 for calls, $7 worker,
+-- $8 lease seconds.
+-- NOT EXISTS would be a join, which a plan made before the tables were first analysed may do without the index on keys.
 -- Two snapshots may each miss the other's claim; the unique index on running keys then fails one of them.
 WITH clock AS MATERIALIZED (
     SELECT orchestrator.clock() AS now
 ), picked AS (
-    SELECT p.id, w.tries
-    FROM unnest($1::text[], $2::int[], $3::int[]) AS w(kind, room, tries)
+    SELECT of.id, of.tries
+    FROM (VALUES (false, $5::int), (true, $6::int)) AS lane(calls, room)
     CROSS JOIN LATERAL (
-        SELECT t.id
-        FROM (VALUES (10::smallint), (50::smallint), (90::smallint)) AS by(priority)
+        SELECT p.id, w.tries
+        FROM unnest($1::text[], $2::int[], $3::int[], $4::boolean[]) AS w(kind, room, tries, calls)
         CROSS JOIN LATERAL (
-            SELECT t.id FROM tasks t
-            WHERE t.status = 'available' AND t.kind = w.kind AND t.priority = by.priority
-              AND t.run_at <= (SELECT now FROM clock) AND t.interruptions < 3
-              AND NOT EXISTS (SELECT FROM tasks r WHERE r.status = 'running' AND r.key = t.key)
-              AND NOT EXISTS (SELECT FROM tasks e WHERE e.status = 'available' AND e.key = t.key AND e.id < t.id
-                                                    AND e.run_at <= (SELECT now FROM clock))
-            ORDER BY t.run_at, t.id
+            SELECT t.id
+            FROM (VALUES (10::smallint), (50::smallint), (90::smallint)) AS by(priority)
+            CROSS JOIN LATERAL (
+                SELECT t.id FROM tasks t
+                WHERE t.status = 'available' AND t.kind = w.kind AND t.priority = by.priority
+                  AND t.run_at <= (SELECT now FROM clock) AND t.interruptions < 3
+                  AND (SELECT r.id FROM tasks r WHERE r.status = 'running' AND r.key = t.key LIMIT 1) IS NULL
+                  AND (SELECT e.id FROM tasks e WHERE e.status = 'available' AND e.key = t.key AND e.id < t.id
+                                                  AND e.run_at <= (SELECT now FROM clock) LIMIT 1) IS NULL
+                ORDER BY t.run_at, t.id
+                LIMIT w.room
+                FOR NO KEY UPDATE SKIP LOCKED
+            ) AS t
             LIMIT w.room
-            FOR NO KEY UPDATE SKIP LOCKED
-        ) AS t
-        LIMIT w.room
-    ) AS p
+        ) AS p
+        WHERE w.calls = lane.calls
+        LIMIT lane.room
+    ) AS of
     -- Most claims find nothing; one look at the next due task spares them a look per kind and priority.
-    WHERE (SELECT EXISTS (SELECT FROM tasks WHERE status = 'available' AND attempt >= 0 AND run_at <= (SELECT now FROM clock)))
-    LIMIT $4
+    WHERE (SELECT id FROM tasks WHERE status = 'available' AND attempt >= 0 AND run_at <= (SELECT now FROM clock)
+           ORDER BY run_at LIMIT 1) IS NOT NULL
 )
 UPDATE tasks t SET status = 'running', attempt = t.attempt + 1, max_attempts = coalesce(t.max_attempts, picked.tries),
-    dedup_key = NULL, worker = $5, lease_id = gen_random_uuid(), lease_expires_at = clock_timestamp() + make_interval(secs => $6),
+    dedup_key = NULL, worker = $7, lease_id = gen_random_uuid(), lease_expires_at = clock_timestamp() + make_interval(secs => $8),
     started_at = clock_timestamp()
 FROM picked WHERE t.id = picked.id
 RETURNING t.id, t.kind, t.key, t.payload, t.attempt, t.max_attempts, t.round, t.interruptions, t.lease_id,
@@ -42,9 +50,9 @@ WITH clock AS MATERIALIZED (
 ), picked AS (
     SELECT t.id FROM tasks t
     WHERE t.status = 'available' AND t.interruptions >= 3 AND t.run_at <= (SELECT now FROM clock) AND t.kind = ANY ($1)
-      AND NOT EXISTS (SELECT FROM tasks r WHERE r.status = 'running' AND r.key = t.key)
-      AND NOT EXISTS (SELECT FROM tasks e WHERE e.status = 'available' AND e.key = t.key AND e.id < t.id
-                                            AND e.run_at <= (SELECT now FROM clock))
+      AND (SELECT r.id FROM tasks r WHERE r.status = 'running' AND r.key = t.key LIMIT 1) IS NULL
+      AND (SELECT e.id FROM tasks e WHERE e.status = 'available' AND e.key = t.key AND e.id < t.id
+                                      AND e.run_at <= (SELECT now FROM clock) LIMIT 1) IS NULL
     ORDER BY t.interruptions, t.run_at, t.id    -- so that the culprit doesn't keep its victims waiting
     LIMIT 1
     FOR NO KEY UPDATE SKIP LOCKED
@@ -113,11 +121,11 @@ WHERE id IN (SELECT id FROM tasks
 RETURNING id
 
 -- name: enqueue
-INSERT INTO tasks (kind, key, payload, run_at, priority, dedup_key)
-SELECT d.kind, d.key, d.payload, coalesce(d.run_at, orchestrator.clock()), d.priority, d.dedup_key
-FROM unnest($1::text[], $2::text[], $3::jsonb[], $4::timestamptz[], $5::smallint[], $6::text[])
-     AS d(kind, key, payload, run_at, priority, dedup_key)
-ON CONFLICT (dedup_key) WHERE status = 'available' DO UPDATE SET run_at = least(tasks.run_at, excluded.run_at)
+INSERT INTO tasks (kind, key, payload, run_at, priority, dedup_key, max_attempts)
+SELECT d.kind, d.key, d.payload, coalesce(d.run_at, orchestrator.clock()), d.priority, d.dedup_key, d.tries
+FROM unnest($1::text[], $2::text[], $3::jsonb[], $4::timestamptz[], $5::smallint[], $6::text[], $7::int[])
+     AS d(kind, key, payload, run_at, priority, dedup_key, tries)
+ON CONFLICT (dedup_key) WHERE status = 'available' AND dedup_key IS NOT NULL DO UPDATE SET run_at = least(tasks.run_at, excluded.run_at)
 
 -- name: cancel
 WITH gone AS (

@@ -13,7 +13,7 @@ from daemon.answers import Answer, Failed
 from daemon.settings import EngineSettings
 from daemon.transport.command import Command
 from daemon.transport.http import Http
-from daemon.transport.request import Health, Request, Transport
+from daemon.transport.request import Health, Request, Settled, Transport
 
 
 class Engine:
@@ -46,10 +46,11 @@ class Engine:
         method: str = "POST",
         url: str | None = None,
         prompt: str = "",
+        settled: Settled | None = None,
     ) -> Answer:
-        """One call, made from within a slot; one time limit over all of it."""
+        """One call, made from within a slot; one time limit over all of it. `settled`: what a webhook tells of it."""
         limit_s = self._settings.timeout_s if timeout_s is None else timeout_s
-        request = Request(operation, body, key, traceparent, limit_s, method.upper(), url, prompt)
+        request = Request(operation, body, key, traceparent, limit_s, method.upper(), url, prompt, settled)
         return self._clean(await self._transport.exchange(request))
 
     async def health(self) -> Health:

@@ -14,12 +14,13 @@ from daemon.answers import Answer, Failed, Unknown
 from daemon.sse import TooLargeError
 from daemon.transport.documents import as_json, as_query
 from daemon.transport.reading import asked_pause, read, read_report
-from daemon.transport.request import NO_REQUEST, Health, Progress, Request, explain
+from daemon.transport.request import NO_REQUEST, Health, Progress, Request, Settled, explain
 from daemon.transport.session import NO_LIMIT, health
 
 _POLL_FIRST_S, _POLL_GROWTH, _POLL_LAST_S = 0.2, 1.5, 10.0
 _LEAST_PAUSE_S = 0.05
 _ONE_POLL_S = 15.0
+_BY_WEBHOOK = "accepted; waiting for the webhook"
 
 
 class Http:
@@ -61,10 +62,10 @@ class Http:
             if response.status != 202:
                 return await read(response, progress)
             place, pause_s = response.headers.get("Location"), asked_pause(response)
-        if place is None:
-            return Unknown("accepted; waiting for the webhook", 202)
         del headers["Idempotency-Key"]
-        return await self._poll(target, place, pause_s, headers, progress)
+        if place is None:
+            return await self._await_webhook(request.settled, progress)
+        return await self._poll(target, place, pause_s, headers, progress, settled=request.settled)
 
     def _open(
         self, target: URL, request: Request, headers: dict[str, str], progress: Progress
@@ -82,16 +83,32 @@ class Http:
 
     def _within(self, url: URL) -> URL | None:
         """The URL without credentials, if it is the engine's own."""
-        mine = url.absolute and url.host and url.origin() == self._base.origin()
-        return url.with_user(None) if mine else None
+        return url.with_user(None) if url.absolute and url.host and _origin(url) == _origin(self._base) else None
 
     def _headers(self, request: Request) -> dict[str, str]:
         headers = {"Accept": "application/json, text/event-stream", "Idempotency-Key": request.key}
         headers |= {"traceparent": request.traceparent} if request.traceparent else {}
         return headers | self._authorization
 
+    async def _await_webhook(self, settled: Settled | None, progress: Progress) -> Answer:
+        if settled is None:
+            return Unknown(_BY_WEBHOOK, 202)
+        progress.note = _BY_WEBHOOK
+        for pause_s in _growing_pauses():
+            await asyncio.sleep(pause_s)
+            if (answer := await settled()) is not None:
+                return answer
+        raise AssertionError("the pauses never end")
+
     async def _poll(
-        self, target: URL, place: str, pause_s: float | None, headers: dict[str, str], progress: Progress
+        self,
+        target: URL,
+        place: str,
+        pause_s: float | None,
+        headers: dict[str, str],
+        progress: Progress,
+        *,
+        settled: Settled | None,
     ) -> Answer:
         try:
             where = self._within(target.join(URL(place)))
@@ -101,6 +118,8 @@ class Http:
             return Unknown("accepted, but its Location is not at the engine's origin", 202)
         for usual_s in _growing_pauses():
             await asyncio.sleep(usual_s if pause_s is None else max(pause_s, _LEAST_PAUSE_S))
+            if settled is not None and (told := await settled()) is not None:
+                return told
             answer, pause_s = await self._ask(where, headers, progress)
             if answer is not None:
                 return answer
@@ -131,3 +150,8 @@ class _Body(aiohttp.BytesPayload):
 
 def _growing_pauses() -> Iterator[float]:
     return (min(_POLL_FIRST_S * _POLL_GROWTH ** min(n, 20), _POLL_LAST_S) for n in itertools.count())
+
+
+def _origin(url: URL) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port; to yarl a port that goes without saying differs from the same one said."""
+    return url.scheme, url.raw_host, url.port

@@ -1,6 +1,6 @@
 """What a call asks, how far it got, and what is said of one that broke off."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -8,6 +8,8 @@ import orjson
 
 from daemon.answers import Answer, Failed, Unknown
 
+Settled = Callable[[], Awaitable[Answer | None]]
+"""What the engine's webhook has told meanwhile."""
 NO_REQUEST = (ValueError, orjson.JSONEncodeError)  # a body that is no JSON; a header or URL that can't be
 
 
@@ -31,6 +33,7 @@ class Request:
     method: str
     url: str | None
     prompt: str
+    settled: "Settled | None" = None  # asked while the engine, having accepted the call, works on it
 
 
 @dataclass(slots=True)

@@ -1,14 +1,11 @@
--- name: hold_leads
+-- name: hold
+-- $1 leads, $2 messages, $3 replies: those that could be locked at once, and those that are gone, which need no lock.
 SELECT held.id FROM (SELECT id FROM leads WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED) AS held
 UNION ALL SELECT gone.id FROM unnest($1::uuid[]) AS gone(id) WHERE NOT EXISTS (SELECT FROM leads l WHERE l.id = gone.id)
-
--- name: hold_messages
-SELECT held.id FROM (SELECT id FROM messages WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED) AS held
-UNION ALL SELECT gone.id FROM unnest($1::uuid[]) AS gone(id) WHERE NOT EXISTS (SELECT FROM messages m WHERE m.id = gone.id)
-
--- name: hold_replies
-SELECT held.id FROM (SELECT id FROM replies WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED) AS held
-UNION ALL SELECT gone.id FROM unnest($1::uuid[]) AS gone(id) WHERE NOT EXISTS (SELECT FROM replies r WHERE r.id = gone.id)
+UNION ALL SELECT held.id FROM (SELECT id FROM messages WHERE id = ANY ($2) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED) AS held
+UNION ALL SELECT gone.id FROM unnest($2::uuid[]) AS gone(id) WHERE NOT EXISTS (SELECT FROM messages m WHERE m.id = gone.id)
+UNION ALL SELECT held.id FROM (SELECT id FROM replies WHERE id = ANY ($3) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED) AS held
+UNION ALL SELECT gone.id FROM unnest($3::uuid[]) AS gone(id) WHERE NOT EXISTS (SELECT FROM replies r WHERE r.id = gone.id)
 
 -- name: change
 UPDATE leads l SET
@@ -34,16 +31,19 @@ WHERE l.id = d.lead_id
 
 -- name: move
 WITH d AS (
-    SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::jsonb[], $7::text[], $8::text[])
-           AS d(task_id, lead_id, stage_seq, to_stage, reason, data, actor, else_flag)
+    SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::jsonb[], $7::text[], $8::text[],
+                         $9::jsonb[], $10::timestamptz[])
+           AS d(task_id, lead_id, stage_seq, to_stage, reason, data, actor, else_flag, facts, last_outbound_at)
 ), moved AS (
     UPDATE leads l SET stage = d.to_stage, move_reason = d.reason, moved_by = d.actor, moved_task = d.task_id,
-        data = CASE WHEN d.data IS NULL THEN l.data ELSE l.data || d.data END
+        data = l.data || coalesce(d.facts, '{}') || coalesce(d.data, '{}'),
+        last_outbound_at = greatest(l.last_outbound_at, d.last_outbound_at)
     FROM d WHERE l.id = d.lead_id AND l.stage_seq = d.stage_seq
     RETURNING d.task_id
-), flagged AS (
-    UPDATE leads l SET needs_review = true, review_reason = d.else_flag
-    FROM d WHERE l.id = d.lead_id AND l.stage_seq <> d.stage_seq AND d.else_flag IS NOT NULL
+), stayed AS (
+    UPDATE leads l SET needs_review = l.needs_review OR d.else_flag IS NOT NULL, review_reason = coalesce(d.else_flag, l.review_reason),
+        data = l.data || coalesce(d.facts, '{}'), last_outbound_at = greatest(l.last_outbound_at, d.last_outbound_at)
+    FROM d WHERE l.id = d.lead_id AND l.stage_seq <> d.stage_seq AND num_nonnulls(d.else_flag, d.facts, d.last_outbound_at) > 0
 )
 INSERT INTO pipeline_events (lead_id, event_type, to_stage, metadata, actor, task_id)
 SELECT d.lead_id, 'move_dropped', d.to_stage, jsonb_build_object('reason', d.reason, 'because', 'the lead had left that stage entry'),
@@ -64,12 +64,13 @@ FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::te
 ON CONFLICT (idempotency_key) DO NOTHING
 
 -- name: message_ended
--- A person's cancelling in mid-send doesn't undo a send.
+-- A person's cancelling in mid-send doesn't undo a send. Answers whose doing it was.
 UPDATE messages m SET status = d.status, reason = d.reason, cost = coalesce(d.cost, m.cost),
     provider_message_id = coalesce(d.provider_message_id, m.provider_message_id), sent_at = coalesce(d.sent_at, m.sent_at)
 FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::numeric[], $7::timestamptz[])
      AS d(task_id, message_id, status, reason, provider_message_id, cost, sent_at)
-WHERE m.id = d.message_id AND (m.status IN ('scheduled', 'sending', 'unknown') OR d.status = 'sent')
+WHERE m.id = d.message_id AND (m.status IN ('scheduled', 'sending', 'unknown') OR d.status = 'sent' AND m.status <> 'sent')
+RETURNING d.task_id
 
 -- name: message_waits
 UPDATE messages m SET reason = d.reason

@@ -37,9 +37,9 @@ SELECT l AS lead, orchestrator.clock() AS now, clock_timestamp() AS real_now,
           ORDER BY c.id DESC LIMIT 100) AS calls,
     ARRAY(SELECT x FROM email_exclusions x
           WHERE plain_address(x.address) IN (     -- as they are written, and as they were spelt when a message went out
-              SELECT plain_address(u.address) FROM unnest(ARRAY[l.email, l.phone]) AS u(address)
-              UNION
-              SELECT plain_address(m.to_address) FROM messages m WHERE m.lead_id = l.id)) AS exclusions,
+              SELECT unnest(ARRAY[plain_address(u.address), erased_hash(u.address)])
+              FROM (SELECT unnest(ARRAY[l.email, l.phone]) UNION SELECT m.to_address FROM messages m WHERE m.lead_id = l.id) AS u(address))
+    ) AS exclusions,
     (SELECT coalesce(jsonb_agg(jsonb_build_object('id', w.id, 'host', w.host, 'pid', w.pid, 'expects_lock', w.expects_lock,
                                                   'locked', k.pid IS NOT NULL) ORDER BY w.number), '[]')
      FROM workers w LEFT JOIN pg_locks k ON k.locktype = 'advisory' AND k.classid = 1869767528 AND k.objid::bigint = w.number

@@ -40,17 +40,12 @@ SELECT pipeline, stage, count(*) AS n FROM leads l
 WHERE NOT EXISTS (SELECT FROM stages s WHERE s.pipeline = l.pipeline AND s.name = l.stage)
 GROUP BY pipeline, stage ORDER BY pipeline, stage
 
--- name: counts
-SELECT s.pipeline, s.name AS stage, (SELECT count(*) FROM leads l WHERE l.pipeline = s.pipeline AND l.stage = s.name) AS n
-FROM stages s ORDER BY s.pipeline, s.position
-
--- name: check_all
--- The daily look at every lead that is under way; $1 days without an update are an issue of their own.
-INSERT INTO tasks (kind, key, payload, priority, dedup_key)
-SELECT 'lead.check', 'lead:' || l.id,
-       jsonb_build_object('lead_id', l.id, 'issues',
-           CASE WHEN l.updated_at < c.now - make_interval(days => $1) THEN '["no_update"]'::jsonb ELSE '[]' END),
-       90, 'check:' || l.id
-FROM (SELECT orchestrator.clock() AS now) c, leads l JOIN stages s ON s.pipeline = l.pipeline AND s.name = l.stage
-WHERE NOT s.terminal AND l.archived_at IS NULL
-ON CONFLICT (dedup_key) WHERE status = 'available' DO NOTHING
+-- name: in_order
+-- $1 the id after which, $2 days without an update that are an issue, $3 how many are looked at.
+SELECT l.id, l.updated_at < orchestrator.clock() - make_interval(days => $2) AS stale,
+       coalesce(NOT s.terminal, false) AND l.archived_at IS NULL
+       AND (SELECT t.id FROM tasks t WHERE t.status = 'available' AND t.key = 'lead:' || l.id AND t.dedup_key = 'check:' || l.id) IS NULL
+       AS to_check
+FROM (SELECT id, pipeline, stage, updated_at, archived_at FROM leads WHERE id > $1 ORDER BY id LIMIT $3) l
+LEFT JOIN stages s ON s.pipeline = l.pipeline AND s.name = l.stage
+ORDER BY l.id

@@ -8,6 +8,12 @@ LEFT JOIN LATERAL (
     FROM (SELECT * FROM leads WHERE email IS NOT NULL AND plain_address(email) = plain_address(r.from_address)
           UNION ALL
           SELECT * FROM leads WHERE phone IS NOT NULL AND plain_address(phone) = plain_address(r.from_address)
+          UNION ALL
+          SELECT * FROM leads WHERE id IN (SELECT lead_id FROM contacts WHERE email IS NOT NULL
+              AND plain_address(email) = plain_address(r.from_address))
+          UNION ALL
+          SELECT * FROM leads WHERE id IN (SELECT lead_id FROM contacts WHERE phone IS NOT NULL
+              AND plain_address(phone) = plain_address(r.from_address))
           UNION ALL     -- however its address is spelt: whom we wrote to there
           SELECT * FROM leads WHERE id IN (SELECT m.lead_id FROM messages m WHERE m.to_address IS NOT NULL
               AND plain_address(m.to_address) = plain_address(r.from_address) ORDER BY m.created_at DESC LIMIT 20)) s

@@ -2,11 +2,13 @@
 -- Leads of a sweep step that owe their entry action and have no task that will do it.
 INSERT INTO tasks (kind, key, payload)
 SELECT s.entry_kind, 'lead:' || l.id, jsonb_build_object('lead_id', l.id, 'stage_seq', l.stage_seq)
-FROM leads l JOIN stages s ON s.pipeline = l.pipeline AND s.name = l.stage AND s.entry_kind IS NOT NULL
-WHERE l.entry_pending AND l.archived_at IS NULL AND s.sweep_step = $1
-  AND NOT EXISTS (SELECT FROM tasks t WHERE t.key = 'lead:' || l.id AND t.kind = s.entry_kind AND t.status = 'available')
-  AND NOT EXISTS (SELECT FROM tasks t WHERE t.key = 'lead:' || l.id AND t.status = 'running')
-  AND NOT EXISTS (SELECT FROM tasks t WHERE t.key = 'lead:' || l.id AND t.kind = s.entry_kind AND t.status = 'dead')
+FROM (SELECT id, pipeline, stage, stage_seq FROM leads WHERE entry_pending AND archived_at IS NULL
+      OFFSET 0) AS l    -- or, by the statistics of an empty table, every lead of those stages would be read
+JOIN stages s ON s.pipeline = l.pipeline AND s.name = l.stage AND s.entry_kind IS NOT NULL
+WHERE s.sweep_step = $1
+  AND (SELECT t.id FROM tasks t WHERE t.key = 'lead:' || l.id AND t.kind = s.entry_kind AND t.status = 'available' LIMIT 1) IS NULL
+  AND (SELECT t.id FROM tasks t WHERE t.key = 'lead:' || l.id AND t.status = 'running' LIMIT 1) IS NULL
+  AND (SELECT t.id FROM tasks t WHERE t.key = 'lead:' || l.id AND t.kind = s.entry_kind AND t.status = 'dead' LIMIT 1) IS NULL
 LIMIT 5000
 
 -- name: messages
@@ -16,24 +18,24 @@ SELECT 'message', coalesce('lead:' || m.lead_id, 'message:' || m.id),
                           'channel', m.channel), m.send_at, 'message:' || m.id
 FROM messages m
 WHERE m.status = 'scheduled' AND m.send_at <= orchestrator.clock()
-  AND NOT EXISTS (SELECT FROM tasks t WHERE t.status = 'available' AND t.key = coalesce('lead:' || m.lead_id, 'message:' || m.id)
-                                        AND t.kind = 'message' AND t.payload ->> 'message_id' = m.id::text)
-  AND NOT EXISTS (SELECT FROM tasks t WHERE t.status = 'running' AND t.key = coalesce('lead:' || m.lead_id, 'message:' || m.id))
-  AND NOT EXISTS (SELECT FROM tasks t WHERE t.status = 'dead' AND t.key = coalesce('lead:' || m.lead_id, 'message:' || m.id)
-                                        AND t.kind = 'message' AND t.payload ->> 'message_id' = m.id::text)
+  AND (SELECT t.id FROM tasks t WHERE t.status = 'available' AND t.key = coalesce('lead:' || m.lead_id, 'message:' || m.id)
+                                        AND t.kind = 'message' AND t.payload ->> 'message_id' = m.id::text LIMIT 1) IS NULL
+  AND (SELECT t.id FROM tasks t WHERE t.status = 'running' AND t.key = coalesce('lead:' || m.lead_id, 'message:' || m.id) LIMIT 1) IS NULL
+  AND (SELECT t.id FROM tasks t WHERE t.status = 'dead' AND t.key = coalesce('lead:' || m.lead_id, 'message:' || m.id)
+                                        AND t.kind = 'message' AND t.payload ->> 'message_id' = m.id::text LIMIT 1) IS NULL
 LIMIT 5000
-ON CONFLICT (dedup_key) WHERE status = 'available' DO NOTHING
+ON CONFLICT (dedup_key) WHERE status = 'available' AND dedup_key IS NOT NULL DO NOTHING
 
 -- name: replies
 INSERT INTO tasks (kind, key, payload, priority)
 SELECT 'reply', 'reply:' || r.id, jsonb_build_object('reply_id', r.id), 10
 FROM replies r
 WHERE r.status = 'received' AND r.received_at > '-infinity'
-  AND NOT EXISTS (SELECT FROM tasks t WHERE t.key IN ('reply:' || r.id, 'lead:' || r.lead_id) AND t.status = 'available'
-                                        AND t.payload ->> 'reply_id' = r.id::text)
-  AND NOT EXISTS (SELECT FROM tasks t WHERE t.key IN ('reply:' || r.id, 'lead:' || r.lead_id) AND t.status = 'running')
-  AND NOT EXISTS (SELECT FROM tasks t WHERE t.key IN ('reply:' || r.id, 'lead:' || r.lead_id) AND t.status = 'dead'
-                                        AND t.payload ->> 'reply_id' = r.id::text)
+  AND (SELECT t.id FROM tasks t WHERE t.key IN ('reply:' || r.id, 'lead:' || r.lead_id) AND t.status = 'available'
+                                        AND t.payload ->> 'reply_id' = r.id::text LIMIT 1) IS NULL
+  AND (SELECT t.id FROM tasks t WHERE t.key IN ('reply:' || r.id, 'lead:' || r.lead_id) AND t.status = 'running' LIMIT 1) IS NULL
+  AND (SELECT t.id FROM tasks t WHERE t.key IN ('reply:' || r.id, 'lead:' || r.lead_id) AND t.status = 'dead'
+                                        AND t.payload ->> 'reply_id' = r.id::text LIMIT 1) IS NULL
 LIMIT 5000
 
 -- name: deadlines
@@ -42,9 +44,38 @@ SELECT orchestrator.fire_deadlines(1000)
 -- name: archive
 UPDATE leads SET archived_at = orchestrator.clock()
 WHERE id IN (SELECT l.id FROM leads l
-             WHERE l.pipeline = 'vendor_acquisition' AND l.stage = 'DEAD_LEAD' AND l.archived_at IS NULL
+             WHERE l.stage = 'DEAD_LEAD' AND l.archived_at IS NULL
                AND l.stage_entered_at < orchestrator.clock() - make_interval(days => $1)
-             LIMIT 1000 FOR NO KEY UPDATE SKIP LOCKED)
+             ORDER BY l.stage_entered_at LIMIT 1000 FOR NO KEY UPDATE SKIP LOCKED)
+
+-- name: fold
+SELECT orchestrator.fold_stage_counts()
+
+-- name: recount
+SELECT orchestrator.recount_stages()
+
+-- name: sizes
+SELECT pipeline, stage, n FROM stage_sizes ORDER BY pipeline, position
+
+-- name: resolve
+-- What a dead task gave cause for is over when the task has ended, nothing else of its subject is dead, or its lead is gone.
+-- A run's unknown step kills no task: its alert is a person's.
+UPDATE alerts SET resolved_at = orchestrator.clock()
+WHERE id IN (
+    SELECT a.id
+    FROM alerts a
+    CROSS JOIN LATERAL (SELECT CASE WHEN jsonb_typeof(a.metadata -> 'task_id') = 'number' THEN (a.metadata ->> 'task_id')::numeric::bigint END AS task_id,
+                               CASE WHEN a.subject ~ '^lead:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN substr(a.subject, 6)::uuid END AS lead_id,
+                               CASE WHEN a.subject ~ '^reply:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN substr(a.subject, 7)::uuid END AS reply_id) AS about
+    WHERE a.resolved_at IS NULL AND a.type IN ('AGENT_FAILURE', 'UNKNOWN_OUTCOME')
+      AND NOT (a.type = 'UNKNOWN_OUTCOME' AND a.subject LIKE 'run:%')
+      AND ((about.lead_id IS NOT NULL AND NOT EXISTS (SELECT FROM leads l WHERE l.id = about.lead_id))
+        OR (NOT EXISTS (SELECT FROM tasks t WHERE t.id = about.task_id)
+            AND NOT EXISTS (SELECT FROM tasks t WHERE t.status = 'dead' AND t.key = a.subject)
+            -- a reply is routed under its lead's key
+            AND NOT EXISTS (SELECT FROM replies r JOIN tasks t ON t.status = 'dead' AND t.key = 'lead:' || r.lead_id
+                            WHERE r.id = about.reply_id AND t.payload ->> 'reply_id' = r.id::text)))
+    FOR NO KEY UPDATE OF a SKIP LOCKED)
 
 -- name: gauges
 SELECT checkpoint, count(*) AS n FROM approval_queue WHERE status = 'pending' GROUP BY checkpoint

@@ -3,7 +3,9 @@
 One unit of work, the *lead flow*: another process inserts a lead -> a trigger queues its task -> a handler moves
 the lead to AI_CONVERSATION -> the move and its event are committed and the task is settled. Every contender is a
 process of its own: `python contenders.py NAME install|work`; the database's DSN is in BENCH_DSN. With BENCH_TRACE
-set, each handler writes `number monotonic_ns` there with its first line.
+set, each handler writes `number monotonic_ns` there with its first line; with BENCH_THINK_S it then waits for something
+that long. With BENCH_MARK this daemon's handler leaves an event beside the move, so that a lead handled twice would
+show: its second move would be refused.
 """
 
 import asyncio
@@ -12,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +25,7 @@ import asyncpg
 
 DSN = os.environ.get("BENCH_DSN", "")
 THINK_S = float(os.environ.get("BENCH_THINK_S") or 0)
+MARK = bool(os.environ.get("BENCH_MARK"))
 
 PLAIN_SCHEMA = """
 CREATE TABLE leads (
@@ -52,37 +56,58 @@ def trigger(body: str) -> str:
     """
 
 
+_EVENTS = """
+SELECT count(*) n, count(DISTINCT lead_id) leads, min(created_at) AS first, max(created_at) AS last,
+       count(*) FILTER (WHERE created_at = first_at) AS at_first
+FROM (SELECT lead_id, created_at, min(created_at) OVER () AS first_at FROM {}) AS e
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Contender:
     """How the driver inserts leads and sees what became of them."""
 
     name: str
+    install: tuple[str, ...]
+    work: tuple[str, ...]
     insert: str = "INSERT INTO leads (id) SELECT * FROM generate_series($1::bigint, $2::bigint)"
-    left: str = "SELECT count(*) FROM leads WHERE stage = 'NEW_LEAD'"
-    events: str = (
-        "SELECT count(*) n, count(DISTINCT lead_id) leads, min(created_at) first, max(created_at) last FROM lead_events"
-    )
+    left: str = "SELECT EXISTS (SELECT FROM leads WHERE stage = 'NEW_LEAD')"
+    events: str = _EVENTS.format("lead_events")
     undone: str = ""
+    handled: str = "SELECT lead_id::text AS number, count(*) AS times FROM lead_events GROUP BY 1"
 
 
-PLAIN_LEFT_OURS = "SELECT count(*) FROM orchestrator.leads WHERE stage = 'NEW_LEAD'"
+def _script(name: str, **columns: str) -> Contender:
+    script = str(Path(__file__))
+    return Contender(name, (script, name, "install"), (script, name, "work"), **columns)
+
+
+_OURS = {
+    "left": "SELECT EXISTS (SELECT FROM orchestrator.leads WHERE stage = 'NEW_LEAD')",
+    "events": _EVENTS.format("orchestrator.pipeline_events WHERE event_type = 'stage_change'"),
+    "undone": "SELECT count(*) FROM orchestrator.tasks",
+    "handled": "SELECT l.external_id AS number, count(*) AS times FROM orchestrator.pipeline_events e"
+    " JOIN orchestrator.leads l ON l.id = e.lead_id WHERE e.event_type IN ('handled', 'stage_change')"
+    " GROUP BY 1, e.event_type",
+}
+_INSERT_OURS = (
+    "INSERT INTO orchestrator.leads (pipeline, name, phone, external_id) SELECT '{}', 'Lead ' || g,"
+    " '+1202' || lpad(abs(g)::text, 7, '0'), g::text FROM generate_series($1::bigint, $2::bigint) g"
+)
 CONTENDERS = {
     c.name: c
     for c in (
-        Contender(
-            "orchestrator",
-            "INSERT INTO orchestrator.leads (pipeline, name, phone, external_id)"
-            " SELECT 'bench', 'Lead ' || g, '+12025550100', g::text FROM generate_series($1::bigint, $2::bigint) g",
-            PLAIN_LEFT_OURS,
-            "SELECT count(*) n, count(DISTINCT lead_id) leads, min(created_at) first, max(created_at) last"
-            " FROM orchestrator.pipeline_events WHERE event_type = 'stage_change'",
-            "SELECT count(*) FROM orchestrator.tasks",
-        ),
-        Contender("pgqueuer", undone="SELECT count(*) FROM pgqueuer"),
-        Contender("procrastinate", undone="SELECT count(*) FROM procrastinate_jobs WHERE status IN ('todo', 'doing')"),
-        Contender("reference", undone="SELECT count(*) FROM jobs"),
+        _script("orchestrator", insert=_INSERT_OURS.format("bench"), **_OURS),
+        _script("pgqueuer", undone="SELECT count(*) FROM pgqueuer"),
+        _script("procrastinate", undone="SELECT count(*) FROM procrastinate_jobs WHERE status IN ('todo', 'doing')"),
+        _script("reference", undone="SELECT count(*) FROM jobs"),
     )
 }
+SHIPPED = Contender(
+    "shipped", ("-m", "daemon", "db", "init"), ("-m", "daemon", "run"),
+    insert=_INSERT_OURS.format("vendor_acquisition"), **_OURS,
+)  # fmt: skip
+"""This daemon as it is shipped: the real command, its real pipelines."""
 
 
 class Trace:
@@ -103,20 +128,33 @@ async def plain_install(conn: Any, body: str) -> None:
     await conn.execute(trigger(body))
 
 
+async def plain_pool(size: int) -> Any:
+    """What the handlers of the others write through; they leave no session state, so nothing is reset."""
+
+    async def no_reset(_: Any) -> None:
+        return None
+
+    return await asyncpg.create_pool(DSN, min_size=size, max_size=size, reset=no_reset)
+
+
 # -- this daemon
 
 
 def bench_pipeline(trace: Trace) -> Any:
-    from handlers.effects import Effects, Move
+    from daemon.task import Policy
+    from handlers.effects import Event, Move
     from handlers.lead import Lead
-    from handlers.pipeline import Attempt, Pipeline, Stage, done
+    from handlers.pipeline import CALLS_AN_ENGINE, Attempt, Pipeline, Stage, done
 
     async def move_on(lead: Lead, attempt: Attempt) -> Any:
         trace.began(lead.row["external_id"])
-        return done(Move(lead.id, lead.stage_seq, "AI_CONVERSATION", "bench"), reason="bench")
+        if THINK_S:
+            await asyncio.sleep(THINK_S)
+        mark = (Event(lead.id, "handled", {}),) if MARK else ()
+        return done(*mark, Move(lead.id, lead.stage_seq, "AI_CONVERSATION", "bench"), reason="bench")
 
-    _ = Effects
-    return Pipeline("bench", (Stage("NEW_LEAD", ("AI_CONVERSATION",), move_on), Stage("AI_CONVERSATION")))
+    policy = CALLS_AN_ENGINE if THINK_S else Policy()
+    return Pipeline("bench", (Stage("NEW_LEAD", ("AI_CONVERSATION",), move_on, policy), Stage("AI_CONVERSATION")))
 
 
 async def orchestrator_install() -> None:
@@ -130,15 +168,16 @@ async def orchestrator_install() -> None:
 
 async def orchestrator_work() -> None:
     from daemon import log
+    from daemon.api.server import serve
     from daemon.app import Daemon
     from daemon.settings import load_settings
 
     log.configure("WARNING", "json")
-    settings = load_settings({"DATABASE_URL": DSN, "ORCHESTRATOR_SHUTDOWN_GRACE_S": "1"})
-    daemon = Daemon(settings, DSN, DSN, (bench_pipeline(Trace()),))
+    own = {name: value for name, value in os.environ.items() if name.startswith("ORCHESTRATOR_")}
+    daemon = Daemon(load_settings({"DATABASE_URL": DSN, **own}), DSN, DSN, (bench_pipeline(Trace()),))
     async with daemon.assembled():
         await daemon.open_database()
-        await daemon.run()
+        await daemon.run((serve(daemon),))
 
 
 # -- pgqueuer
@@ -168,13 +207,15 @@ async def pgqueuer_install() -> None:
 async def pgqueuer_work() -> None:
     from pgqueuer import PgQueuer
 
-    pool = await asyncpg.create_pool(DSN, min_size=20, max_size=20)
+    pool = await plain_pool(20)
     trace, queue = Trace(), PgQueuer.from_asyncpg_connection(await asyncpg.connect(DSN))
 
     @queue.entrypoint("lead_flow")
     async def lead_flow(job: Any) -> None:
         number = int(job.payload)
         trace.began(number)
+        if THINK_S:
+            await asyncio.sleep(THINK_S)
         await pool.execute(MOVE, number)
 
     end_at_once_on_sigterm()
@@ -187,11 +228,13 @@ async def pgqueuer_work() -> None:
 def procrastinate_app(trace: Trace, pool: Any = None) -> Any:
     import procrastinate
 
-    app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=DSN, min_size=20, max_size=20))
+    app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=DSN, min_size=4, max_size=4))
 
-    @app.task(name="lead_flow", queue="leads")
+    @app.task(name="lead_flow")
     async def lead_flow(lead_id: int) -> None:
         trace.began(lead_id)
+        if THINK_S:
+            await asyncio.sleep(THINK_S)
         await pool.execute(MOVE, lead_id)
 
     return app
@@ -203,21 +246,17 @@ async def procrastinate_install() -> None:
         await app.schema_manager.apply_schema_async()
     conn = await asyncpg.connect(DSN)
     defer = await conn.fetchval("SELECT max(proname) FROM pg_proc WHERE proname LIKE 'procrastinate_defer_jobs_v%'")
-    job = (
-        "('leads', 'lead_flow', 0, NULL, NULL, jsonb_build_object('lead_id', id), NULL)::procrastinate_job_to_defer_v1"
-    )
-    await plain_install(conn, f"PERFORM {defer}(ARRAY(SELECT {job} FROM fresh));")
+    job = "('default', 'lead_flow', 0, NULL, NULL, jsonb_build_object('lead_id', id), NULL)"
+    await plain_install(conn, f"PERFORM {defer}(ARRAY(SELECT {job}::procrastinate_job_to_defer_v1 FROM fresh));")
     await conn.close()
 
 
 async def procrastinate_work() -> None:
-    pool = await asyncpg.create_pool(DSN, min_size=10, max_size=10)
+    pool = await plain_pool(10)
     app = procrastinate_app(Trace(), pool)
     end_at_once_on_sigterm()
     async with app.open_async():
-        await app.run_worker_async(
-            queues=["leads"], concurrency=20, install_signal_handlers=False, delete_jobs="always"
-        )
+        await app.run_worker_async(concurrency=10, install_signal_handlers=False, delete_jobs="successful")
 
 
 # -- the bound: a minimal queue without keys, history, guards, versions or retries
@@ -233,6 +272,9 @@ CREATE INDEX jobs_claimed ON jobs (claimed_at) WHERE claim IS NOT NULL;
 REFERENCE_CLAIM = """
 WITH pick AS (SELECT id FROM jobs WHERE claim IS NULL ORDER BY id LIMIT 200 FOR UPDATE SKIP LOCKED)
 UPDATE jobs SET claim = $1, claimed_at = now() FROM pick WHERE jobs.id = pick.id RETURNING jobs.id, jobs.lead_id
+"""
+REFERENCE_GIVE_BACK = """
+UPDATE jobs SET claim = NULL, claimed_at = NULL WHERE claim IS NOT NULL AND claimed_at < now() - interval '30 seconds'
 """
 REFERENCE_APPLY = """
 WITH done AS (
@@ -255,35 +297,44 @@ async def reference_install() -> None:
 
 
 async def reference_work() -> None:
-    trace, wake = Trace(), asyncio.Event()
-    listener = await asyncpg.connect(DSN)
+    wake, listener = asyncio.Event(), await asyncpg.connect(DSN)
     await listener.add_listener("jobs", lambda *_: wake.set())
+    end_at_once_on_sigterm()
+    trace = Trace()
+    await asyncio.gather(reference_loop(trace, wake), reference_loop(trace, wake), reference_give_back(listener))
+
+
+async def reference_loop(trace: Trace, wake: asyncio.Event) -> None:
+    """Batch after batch; when there is none, until the next notification."""
+    conn = await asyncpg.connect(DSN)
+    while True:
+        wake.clear()
+        if await reference_batch(conn, trace, uuid4()) == 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(5):
+                    await wake.wait()
+
+
+async def reference_batch(conn: Any, trace: Trace, claim: UUID) -> int:
+    """Claim, decide, commit all effects at once."""
 
     async def handle(number: int) -> tuple[int, str]:
         trace.began(number)
         await asyncio.sleep(THINK_S)
         return number, "AI_CONVERSATION"
 
-    async def one_batch(conn: Any, claim: UUID) -> int:
-        rows = await conn.fetch(REFERENCE_CLAIM, claim)
-        if rows:
-            effects = await asyncio.gather(*(handle(r["lead_id"]) for r in rows))
-            await conn.execute(REFERENCE_APPLY, [r["id"] for r in rows], claim, *map(list, zip(*effects, strict=True)))
-        return len(rows)
+    rows = await conn.fetch(REFERENCE_CLAIM, claim)
+    if rows:
+        effects = await asyncio.gather(*(handle(r["lead_id"]) for r in rows))
+        await conn.execute(REFERENCE_APPLY, [r["id"] for r in rows], claim, *map(list, zip(*effects, strict=True)))
+    return len(rows)
 
-    async def loop() -> None:
-        conn = await asyncpg.connect(DSN)
-        while True:
-            wake.clear()
-            if await one_batch(conn, uuid4()) == 0:
-                try:
-                    async with asyncio.timeout(5):
-                        await wake.wait()
-                except TimeoutError:
-                    continue
 
-    end_at_once_on_sigterm()
-    await asyncio.gather(loop(), loop())
+async def reference_give_back(conn: Any) -> None:
+    """A claim older than its lease is given back."""
+    while True:
+        await conn.execute(REFERENCE_GIVE_BACK)
+        await asyncio.sleep(10)
 
 
 def end_at_once_on_sigterm() -> None:

@@ -8,7 +8,10 @@ import pytest
 
 from daemon.db import Connection, connect
 
-FOR_THE_TRUSTED = ("enqueue", "flag_lead", "override_stage", "request_transition", "retry_task", "shift_clock")
+FOR_THE_TRUSTED = (
+    *("enqueue", "flag_lead", "override_stage", "request_transition", "retry_task", "shift_clock"),
+    *("resolve_review", "merge_leads", "erase_lead", "erased_hash"),
+)
 CALLS = (
     "enqueue('lead.check', '{}')",
     "flag_lead($1, 'mine')",
@@ -16,6 +19,10 @@ CALLS = (
     "request_transition($1, 'DEAD_LEAD', 'guest', 'because I can')",
     "retry_task(1)",
     "shift_clock('1 day')",
+    "resolve_review($1, 'mine', 'guest')",
+    "merge_leads($1, $1, 'guest')",
+    "erase_lead($1, 'guest')",
+    "erased_hash('ann@x.example')",
 )
 TRAPS = ("tasks", "pipeline_events", "clock_shift", "pipelines", "stages", "leads", "messages", "email_exclusions")
 

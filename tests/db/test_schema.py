@@ -201,7 +201,8 @@ async def test_a_daemon_needs_no_superuser(empty: str) -> None:
         assert beat is not None
         assert (beat["locked"], beat["listening"], beat["waiting"]) == (True, True, True)
         kinds = registry.kinds(registry.by_name(registry.PIPELINES))
-        assert len(await queue.claim(owner, kinds, dict.fromkeys(kinds, 5), 5, worker=me, lease_s=5)) == 1
+        room = queue.Room(dict.fromkeys(kinds, 5), 5)
+        assert len(await queue.claim(owner, kinds, room, worker=me, lease_s=5)) == 1
     await owner.close()
 
 

@@ -15,9 +15,9 @@ import pytest
 
 from daemon.db import Connection
 from tests.support.load import all_ended, insert_leads, sent_once, sms_engine
+from tests.support.network import behind_network, counted, grown
 from tests.support.postgres import Server
 from tests.support.processes import DaemonProcess, at_rest, fleet, postmaster_of, reconnected, until
-from tests.support.proxy import proxy
 
 TERMINATE = """
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
@@ -45,17 +45,13 @@ async def test_all_backends_terminated_ten_times(dsn: str, conn: Connection) -> 
         for _ in range(10):
             begun, before = len(engine.requests), await daemon.metric("listener_reconnects_total")
             await insert_leads(conn, 40)
-            await until(lambda: _more(engine.requests, begun), 10.0, "calls in flight")  # noqa: B023
+            await grown(engine.requests, begun)
             terminated += await conn.fetchval(TERMINATE)
             await heard_again(daemon, before, 10.0)
         await all_ended(conn, 20.0)
         assert await sent_once(conn, engine, 400) == 0
         assert daemon.alive
     assert terminated >= 20, "too few backends were there to be terminated"
-
-
-async def _more(seen: list[str], than: int) -> bool:
-    return len(seen) > than
 
 
 HOW = {"immediate": signal.SIGQUIT, "kill -9": signal.SIGKILL}
@@ -73,7 +69,7 @@ async def test_the_server_crashes_twice(own_server: Server, how: str) -> None:
             begun, before = len(engine.requests), await daemon.metric("listener_reconnects_total")
             await insert_leads(conn, 100)
             conn.terminate()
-            await until(lambda: _more(engine.requests, begun), 10.0, "calls in flight")  # noqa: B023
+            await grown(engine.requests, begun)
             os.kill(postmaster, HOW[how])
             crashes += engine.in_flight > 0
             await until(
@@ -95,14 +91,10 @@ async def _is(daemon: DaemonProcess, name: str, value: float) -> bool:
 
 @pytest.mark.parametrize("new_ones_too", [False, True], ids=["old connections only", "network gone for a while"])
 async def test_half_open_connections_are_replaced(dsn: str, conn: Connection, new_ones_too: bool) -> None:
-    async with (
-        proxy(dsn) as network,
-        sms_engine(honours_keys=True) as engine,
-        fleet(network.dsn(dsn), **engine.settings()) as daemons,
-    ):
+    async with behind_network(dsn, honours_keys=True) as (network, engine, daemons):
         daemon = await daemons.start()
         await insert_leads(conn, 60)
-        await until(lambda: _more(engine.requests, 5), 10.0, "calls in flight")
+        await grown(engine.requests, 5)
         before = await daemon.metric("listener_reconnects_total")
         assert network.go_silent(new_ones_too=new_ones_too) >= 2
         await insert_leads(conn, 40)
@@ -114,11 +106,7 @@ async def test_half_open_connections_are_replaced(dsn: str, conn: Connection, ne
 
 
 async def test_a_slow_network_loses_nothing(dsn: str, conn: Connection) -> None:
-    async with (
-        proxy(dsn) as network,
-        sms_engine(honours_keys=False) as engine,
-        fleet(network.dsn(dsn), **engine.settings()) as daemons,
-    ):
+    async with behind_network(dsn, honours_keys=False) as (network, engine, daemons):
         await daemons.start()
         network.delay_s = 0.1
         await insert_leads(conn, 50)
@@ -127,16 +115,12 @@ async def test_a_slow_network_loses_nothing(dsn: str, conn: Connection) -> None:
 
 
 async def test_a_network_that_breaks_and_refuses(dsn: str, conn: Connection) -> None:
-    async with (
-        proxy(dsn) as network,
-        sms_engine(honours_keys=True) as engine,
-        fleet(network.dsn(dsn), **engine.settings()) as daemons,
-    ):
+    async with behind_network(dsn, honours_keys=True) as (network, engine, daemons):
         daemon = await daemons.start()
         for _ in range(2):
             before, begun = await daemon.metric("listener_reconnects_total"), len(engine.requests)
             await insert_leads(conn, 50)
-            await until(lambda: _more(engine.requests, begun), 10.0, "calls in flight")  # noqa: B023
+            await grown(engine.requests, begun)
             await network.refuse()
             assert network.cut() >= 2
             await until(lambda: _is(daemon, "listener_connected", 0), 5.0, "the daemon to say so")
@@ -149,16 +133,12 @@ async def test_a_network_that_breaks_and_refuses(dsn: str, conn: Connection) -> 
 
 async def test_a_server_that_says_goodbye_before_it_hangs_up(dsn: str, conn: Connection) -> None:
     """In between, asyncpg refuses every statement with an error that is no PostgresError."""
-    async with (
-        proxy(dsn) as network,
-        sms_engine(honours_keys=True, latency_s=(0.1, 0.3)) as engine,
-        fleet(network.dsn(dsn), **engine.settings()) as daemons,
-    ):
+    async with behind_network(dsn, honours_keys=True, engine={"latency_s": (0.1, 0.3)}) as (network, engine, daemons):
         daemon = await daemons.start()
         for _ in range(4):
             before, begun = await daemon.metric("listener_reconnects_total"), len(engine.requests)
             await insert_leads(conn, 50)
-            await until(lambda: _more(engine.requests, begun), 10.0, "calls in flight")  # noqa: B023
+            await grown(engine.requests, begun)
             assert network.say_goodbye() >= 2
             await heard_again(daemon, before, 10.0)
         await all_ended(conn, 20.0)
@@ -169,24 +149,16 @@ async def test_a_server_that_says_goodbye_before_it_hangs_up(dsn: str, conn: Con
 @pytest.mark.parametrize("tag", ["COMMIT", "UPDATE 20", "INSERT 0 20"], ids=["commit", "claim", "settlement"])
 async def test_lost_answers_cost_nothing(dsn: str, conn: Connection, tag: str) -> None:
     """The server did it, and the daemon never heard so. A lost claim ends with its lease, which nobody renews."""
-    async with (
-        proxy(dsn) as network,
-        sms_engine(honours_keys=False) as engine,
-        fleet(network.dsn(dsn), **engine.settings(), worker__lease_s="3") as daemons,
-    ):
+    async with behind_network(dsn, honours_keys=False, worker__lease_s="3") as (network, engine, daemons):
         daemon = await daemons.start(TEST_KINDS="1")
         await conn.execute("SELECT enqueue('strange.linger', '{\"seconds\": 60}')")  # it always renews something
         for lost in range(1, 6):
             await at_rest(conn)
             network.lose(tag.encode(), 1)
             await insert_leads(conn, 20)
-            await until(lambda: _is_lost(network.counts, lost), 10.0, "an answer to be lost")  # noqa: B023
+            await counted(network, "lost", lost)
         await until(lambda: conn.fetchval(ALL_THROUGH), 12.0, f"all leads:\n{daemon.said()}")
         assert await sent_once(conn, engine, 100) == 0
         assert daemon.alive
         if tag == "COMMIT":
             assert await daemon.metric("leases_lost_total") == 0, "its own commit is no loss"
-
-
-async def _is_lost(counts: dict[str, int], times: int) -> bool:
-    return counts["lost"] >= times

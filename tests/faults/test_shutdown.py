@@ -15,6 +15,7 @@ import pytest
 
 from daemon.db import Connection
 from tests.support.load import SmsEngine, all_ended, insert_leads, sent_once, sms_engine
+from tests.support.network import behind_network, counted, grown
 from tests.support.postgres import Server
 from tests.support.processes import DaemonProcess, at_rest, fleet, postmaster_of, reconnected, until
 from tests.support.proxy import proxy
@@ -85,7 +86,7 @@ async def test_stopped_at_any_moment_it_leaves_nothing_running(dsn: str, conn: C
             daemon = await daemons.start()
             feeding = asyncio.create_task(feed(dsn, 10))
             begun, more = len(engine.requests), random.randrange(1, 60)
-            await until(lambda: _more(engine, begun + more), 10.0, "calls", pause=0.001)  # noqa: B023
+            await grown(engine.requests, begun + more, pause=0.001)
             await stopped(daemon)
             assert await conn.fetchval("SELECT count(*) FROM tasks WHERE status = 'running'") == 0, daemon.said()
             await feeding
@@ -95,26 +96,18 @@ async def test_stopped_at_any_moment_it_leaves_nothing_running(dsn: str, conn: C
 
 
 async def test_a_claim_on_its_way_is_not_left_behind(dsn: str, conn: Connection) -> None:
-    async with (
-        proxy(dsn) as network,
-        sms_engine(honours_keys=False) as engine,
-        fleet(network.dsn(dsn), **engine.settings()) as daemons,
-    ):
+    async with behind_network(dsn, honours_keys=False) as (network, _, daemons):
         for _ in range(2):
             daemon = await daemons.start()
             await at_rest(conn)
             network.delay_s = 0.3
             await insert_leads(conn, 1)
             before = network.counts["delayed"]
-            await until(lambda: _delayed(network.counts, before + 2), 5.0, "claims on their way")  # noqa: B023
+            await counted(network, "delayed", before + 2)
             network.delay_s = 0.0  # what is on its way stays late
             await stopped(daemon)
             await until(lambda: conn.fetchval(NOBODY_THERE), 5.0, "the end of its sessions")
             assert await conn.fetchval("SELECT count(*) FROM tasks WHERE status = 'running'") == 0, daemon.said()
-
-
-async def _delayed(counts: dict[str, int], times: int) -> bool:
-    return counts["delayed"] >= times
 
 
 async def feed(dsn: str, times: int) -> None:
@@ -125,17 +118,9 @@ async def feed(dsn: str, times: int) -> None:
     await conn.close()
 
 
-async def _more(engine: SmsEngine, than: int) -> bool:
-    return len(engine.requests) >= than
-
-
 @pytest.mark.parametrize("how", ["gone", "silent"])
 async def test_it_stops_while_postgres_is_away(dsn: str, conn: Connection, how: str) -> None:
-    async with (
-        proxy(dsn) as network,
-        sms_engine(honours_keys=True) as engine,
-        fleet(network.dsn(dsn), **engine.settings(), shutdown_grace_s=str(GRACE_S)) as daemons,
-    ):
+    async with behind_network(dsn, honours_keys=True, shutdown_grace_s=str(GRACE_S)) as (network, engine, daemons):
         daemon = await daemons.start()
         engine.gate.clear()
         await insert_leads(conn, 20)
@@ -172,8 +157,7 @@ async def test_it_starts_before_postgres_and_then_works(own_server: Server) -> N
             os.kill(await postmaster_of(conn), signal.SIGQUIT)
             conn.terminate()
             await network.admit()
-            began = network.counts["refused"]
-            await until(lambda: _refused(network.counts, began), 10.0, "the daemon to try again")
+            await counted(network, "refused", network.counts["refused"] + 1)
             await asyncio.to_thread(own_server.embedded.start)
             await daemon.ready(20.0)
             conn = await reconnected(dsn)
@@ -195,7 +179,3 @@ async def test_sigterm_while_it_waits_for_its_first_connection(dsn: str) -> None
 
 async def _says(daemon: DaemonProcess, words: str) -> bool:
     return words in daemon.said()
-
-
-async def _refused(counts: dict[str, int], before: int) -> bool:
-    return counts["refused"] > before

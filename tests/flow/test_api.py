@@ -7,7 +7,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from daemon.api.leads import SQL, Event, Lead
+from daemon.api import leads, tasks
+from daemon.api.leads import Event, Lead
 from daemon.api.server import READS
 from daemon.api.tasks import Task
 from daemon.db import Connection, connect
@@ -16,15 +17,6 @@ from tests.support.postgres import Server
 from tests.support.processes import until
 
 NOWHERE = "00000000-0000-0000-0000-000000000000"
-
-
-@pytest.fixture(scope="module")
-async def api(server: Server) -> AsyncIterator[Client]:
-    """One daemon for the tests that leave it as it is."""
-    dsn = await server.clone()
-    async with serving(dsn) as client:
-        yield client
-    await server.drop(dsn)
 
 
 # -- leads
@@ -272,6 +264,7 @@ async def crowd(server: Server) -> AsyncIterator[Connection]:
     await server.drop(dsn)
 
 
+STATEMENTS = {**leads.SQL, **tasks.SQL}
 LISTS: list[tuple[str, tuple[Any, ...]]] = [
     ("leads", (None, None, None, None, None, None, None, None, 51)),
     ("leads", (UUID(NOWHERE), None, None, None, None, None, None, None, 1)),
@@ -291,7 +284,7 @@ LISTS: list[tuple[str, tuple[Any, ...]]] = [
 async def plan_of(conn: Connection, statement: str, *values: Any) -> str:
     """How the server runs a prepared statement, as the API's session makes it plan."""
     literals = ", ".join("NULL" if value is None else f"'{value}'" for value in values)
-    await conn.execute(f"PREPARE asked AS {SQL[statement]}")
+    await conn.execute(f"PREPARE asked AS {STATEMENTS[statement]}")
     try:
         return "\n".join(line[0] for line in await conn.fetch(f"EXPLAIN (ANALYZE) EXECUTE asked ({literals})"))
     finally:

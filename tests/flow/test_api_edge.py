@@ -29,7 +29,8 @@ def name(route: Route) -> str:
 
 def place(route: Route) -> str:
     """The path of something that may or may not exist."""
-    return route.path.replace("{id}", NOWHERE if "leads" in route.path else "1")
+    number = "1" if "tasks" in route.path else NOWHERE
+    return route.path.replace("{id}", number).replace("{name}", "vendor_acquisition").replace("{engine}", "sms")
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ async def test_a_stranger_learns_not_even_which_paths_exist(api: Client, method:
 
 
 async def test_the_methods_of_a_path_are_told(api: Client) -> None:
-    assert (await api.ask("DELETE", "/api/leads")).headers["Allow"] == "GET, HEAD"
+    assert (await api.ask("DELETE", "/api/leads")).headers["Allow"] == "GET, HEAD, POST"
     (await api.ask("POST", "/healthz", token=None)).problem(405)
 
 
@@ -337,6 +338,7 @@ async def test_reading_changes_nothing(still: Client, route: Route) -> None:
     """Guarantee 14. Mutant: an INSERT in any GET handler."""
     of = "leads" if "leads" in route.path else "tasks"
     path = route.path.replace("{id}", str(await still.conn.fetchval(f"SELECT id FROM {of} LIMIT 1")))
+    path = path.replace("{name}", "vendor_acquisition")
     before = await snapshot(still.conn)
     shown, head = await still.ask("GET", path), await still.ask("HEAD", path)
     assert await snapshot(still.conn) == before

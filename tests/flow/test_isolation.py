@@ -135,7 +135,8 @@ async def test_nonsense_dies_alone(dsn: str) -> None:
 async def test_what_died_of_nonsense_can_be_retried_and_cancelled(dsn: str) -> None:
     async with scenario(dsn) as t:
         for kind in KINDS:
-            await t.value("SELECT enqueue($1, $2)", kind, {"message_id": "no-uuid", "lead_id": [], "reply_id": 7})
+            nonsense = {"message_id": "no-uuid", "lead_id": [], "reply_id": 7, "after": "nowhere"}
+            await t.value("SELECT enqueue($1, $2)", kind, nonsense)
         await t.quiet()
         dead = [r["id"] for r in await t.sql("SELECT id FROM tasks WHERE status = 'dead'")]
         assert len(dead) == len(KINDS)

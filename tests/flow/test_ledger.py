@@ -17,10 +17,10 @@ BOTH_CLAIMED = """
 SELECT count(*) = 2 FROM tasks WHERE kind = 'message' AND (status = 'running' OR error LIKE 'another attempt%')"""
 UNBALANCED = """
 WITH booked AS (
-    SELECT 'engine:' || engine AS scope, budget_day AS period,
+    SELECT b.key AS scope, b.value::date AS period,
            coalesce(sum(reserved_cost) FILTER (WHERE status = 'reserved'), 0) AS reserved,
            coalesce(sum(cost) FILTER (WHERE status <> 'reserved'), 0) AS settled
-    FROM engine_calls WHERE budget_day IS NOT NULL GROUP BY 1, 2)
+    FROM engine_calls, jsonb_each_text(budgets) AS b GROUP BY 1, 2)
 SELECT scope, period, b.reserved, b.settled, c.reserved AS counted_reserved, c.settled AS counted_settled
 FROM booked b FULL JOIN budget_counters c USING (scope, period)
 WHERE coalesce(b.reserved, 0) <> coalesce(c.reserved, 0) OR coalesce(b.settled, 0) <> coalesce(c.settled, 0)"""

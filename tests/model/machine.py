@@ -184,8 +184,8 @@ class QueueMachine(RuleBasedStateMachine):
         async def claim(conn: Connection) -> list[queue.Claimed]:
             if lonely:
                 return await queue.claim_lonely(conn, KINDS, actor.id, LEASE_S)
-            rooms = dict.fromkeys(KINDS, room)
-            return await queue.claim(conn, KINDS, rooms, sum(rooms.values()), worker=actor.id, lease_s=LEASE_S)
+            rooms = queue.Room(dict.fromkeys(KINDS, room), room * len(KINDS))
+            return await queue.claim(conn, KINDS, rooms, worker=actor.id, lease_s=LEASE_S)
 
         def claimed(result: list[queue.Claimed]) -> None:
             tasks = [c.task for c in result]

@@ -82,7 +82,7 @@ GIVEN_BACK_WITHOUT_ITS_LEASE = InStatement("given back without its lease", "give
 CLAIMED_BESIDE_A_RUNNING_ONE = InStatement(
     "claimed beside a running one",
     "claim",
-    "AND NOT EXISTS (SELECT FROM tasks r WHERE r.status = 'running' AND r.key = t.key)",
+    "AND (SELECT r.id FROM tasks r WHERE r.status = 'running' AND r.key = t.key LIMIT 1) IS NULL",
 )
 CLAIMED_OUT_OF_ORDER = InStatement("claimed out of order", "claim", "AND e.id < t.id", "AND e.id < t.id AND false")
 CLAIMED_BEFORE_ITS_TIME = InStatement(
@@ -91,8 +91,8 @@ CLAIMED_BEFORE_ITS_TIME = InStatement(
 HELD_BACK_BY_A_LATER_ONE = InStatement(
     "held back by one whose time has not come",
     "claim",
-    "AND e.id < t.id\n                                                    AND e.run_at <= (SELECT now FROM clock))",
-    "AND e.id < t.id)",
+    "\n                                                  AND e.run_at <= (SELECT now FROM clock) LIMIT 1)",
+    " LIMIT 1)",
 )
 CLAIMED_WITH_ITS_DEDUP_KEY = InStatement("claimed with its dedup_key", "claim", "dedup_key = NULL, ")
 TIRED_ONES_RUN_WITH_OTHERS = InStatement(

@@ -83,8 +83,8 @@ async def ask(conn: Hand, key: str, *, dedup: str | None = None, cause: int | No
 
 async def claim(conn: Hand, worker: UUID | None = None, kinds: queue.Kinds = KINDS) -> list[Task]:
     """All that can be claimed."""
-    room = dict.fromkeys(kinds, 500)
-    claimed = await queue.claim(conn, kinds, room, 500, worker=worker or uuid4(), lease_s=LEASE_S)
+    room = queue.Room(dict.fromkeys(kinds, 500), 500)
+    claimed = await queue.claim(conn, kinds, room, worker=worker or uuid4(), lease_s=LEASE_S)
     return [c.task for c in claimed]
 
 

@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
 from uuid import UUID
@@ -55,9 +55,9 @@ class Reply:
 class Client:
     """A daemon that serves, and how to ask it."""
 
-    daemon: Daemon
-    conn: Connection
-    http: aiohttp.ClientSession
+    daemon: Daemon = field(repr=False)
+    conn: Connection = field(repr=False)
+    http: aiohttp.ClientSession = field(repr=False)
     port: int
 
     async def ask(self, method: str, path: str, *, token: str | None = TOKEN, **options: Any) -> Reply:

@@ -17,3 +17,8 @@ SELECT kind, count(*) AS n FROM orchestrator.tasks GROUP BY kind HAVING kind <> 
 -- name: long_queues
 SELECT key, count(*) AS n FROM orchestrator.tasks WHERE status = 'available' AND key IS NOT NULL
 GROUP BY key HAVING count(*) > $1 ORDER BY n DESC, key LIMIT 20
+
+-- name: samples
+-- Null: no sandbox's database.
+SELECT CASE WHEN coalesce(obj_description('orchestrator'::regnamespace, 'pg_namespace'), '') LIKE '%orchestrator sandbox%'
+            THEN (SELECT count(*) FROM orchestrator.leads WHERE source = 'sandbox') END

@@ -7,6 +7,17 @@ SELECT coalesce(obj_description('orchestrator'::regnamespace, 'pg_namespace'), '
        EXISTS (SELECT FROM orchestrator.leads) OR EXISTS (SELECT FROM orchestrator.replies)
            OR EXISTS (SELECT FROM orchestrator.messages) OR EXISTS (SELECT FROM orchestrator.engine_calls) AS used
 
+-- name: left
+-- What a sandbox has left behind: its sample leads, and a clock that runs ahead.
+SELECT (SELECT count(*) FROM orchestrator.leads WHERE source = 'sandbox') AS samples,
+       (SELECT shift FROM orchestrator.clock_shift) AS ahead
+
+-- name: unmark
+DO $$ BEGIN
+    EXECUTE format('COMMENT ON SCHEMA orchestrator IS %L', nullif(btrim(regexp_replace(
+        obj_description('orchestrator'::regnamespace, 'pg_namespace'), '(^|\n)orchestrator sandbox:[^\n]*', '', 'g'), E'\n'), ''));
+END $$
+
 -- name: mark
 -- A comment on the schema is durable, travels with a dump, and is seen by whoever looks at the database.
 DO $$ BEGIN

@@ -1,0 +1,38 @@
+-- name: load
+SELECT r.*, c.name AS campaign_name FROM campaign_runs r JOIN campaigns c ON c.id = r.campaign_id
+WHERE r.id = ANY ($1)
+
+-- name: steps
+SELECT s.*, coalesce(e.calls, 0) AS calls
+FROM campaign_run_steps s JOIN campaign_runs r ON r.id = s.run_id
+LEFT JOIN engine_calls e ON e.idempotency_key = 'run:' || r.id || ':' || s.position || CASE WHEN r.round = 0 THEN '' ELSE '#' || r.round END
+WHERE s.run_id = ANY ($1) ORDER BY s.run_id, s.position
+
+-- name: items
+SELECT i.* FROM unnest($1::uuid[], $2::int[]) AS d(run_id, position)
+JOIN campaign_run_items i ON i.run_id = d.run_id AND i.position = d.position
+ORDER BY i.run_id, i.n
+
+-- name: item
+SELECT i.*, coalesce(e.calls, 0) AS calls
+FROM unnest($1::uuid[], $2::int[], $3::uuid[]) AS d(run_id, position, lead_id)
+JOIN campaign_runs r ON r.id = d.run_id
+JOIN campaign_run_items i ON i.run_id = d.run_id AND i.position = d.position AND i.lead_id = d.lead_id
+LEFT JOIN engine_calls e ON e.idempotency_key = 'run:' || r.id || ':' || i.position || ':' || i.lead_id
+                                                || CASE WHEN r.round = 0 THEN '' ELSE '#' || r.round END
+
+-- name: leads
+-- As engines get them: the names of the table, `id` first, but for the daemon's own.
+SELECT l.id, to_jsonb(l) - '{from_stage,touched,entry_pending,known_issues}'::text[] AS lead FROM leads l WHERE l.id = ANY ($1)
+
+-- name: approvals
+SELECT * FROM approval_queue WHERE id = ANY ($1)
+
+-- name: modes
+SELECT checkpoint, mode FROM checkpoint_settings
+
+-- name: cancel
+SELECT cancel_run($1)
+
+-- name: lock
+SELECT FROM campaign_runs WHERE id = $1 FOR NO KEY UPDATE

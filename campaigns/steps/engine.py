@@ -1,0 +1,71 @@
+"""Steps that call an engine: once, or again as their retry says."""
+
+from decimal import Decimal
+from random import random
+from typing import Any
+
+from campaigns.budget import of_campaign
+from campaigns.decisions import Again, after_failure, attempts
+from campaigns.effects import NOTHING, Effects
+from campaigns.steps import Attempt
+from daemon.answers import Answered, Failed, Unknown, charge
+from daemon.engines import Call, Skipped
+from daemon.outcome import Fail, Outcome, Snooze
+
+
+async def engine(attempt: Attempt) -> Outcome[Effects]:
+    """Call it with the step's params; what it answers is the step's result."""
+    params = attempt.run.resolved(attempt.step.declared.get("params") or {})
+    if not isinstance(params, dict):
+        return attempt.failed("params must be an object")
+    key = attempt.key()
+    answer = await attempt.context.engines.call(attempt.task, call(attempt, params, key))
+    match answer:
+        case Answered(result):
+            return attempt.completed(result, cost=charge(result, estimate(attempt)).cost, call=key)
+        case Skipped():
+            return skipped(attempt, answer) or attempt.failed(answer.reason)
+    then = after(attempt, answer, attempt.step.row["calls"])
+    if isinstance(then, Again):
+        return Fail(then.error, after_s=then.after_s)
+    cost = estimate(attempt) if then.status == "unknown" else NOTHING
+    return attempt.failed(then.error, status=then.status, cost=cost, call=key)
+
+
+def call(attempt: Attempt, body: dict[str, Any], key: str, **of: Any) -> Call:
+    """One call for this step, within its campaign's budgets."""
+    run, step = attempt.run, attempt.step
+    endpoint = str(step.declared.get("endpoint") or "/")
+    return Call(
+        engine_of(attempt), endpoint, body, cause=key, budgets=attempt.budgets, most_calls=attempts(step.retry),
+        run_id=run.id, campaign_id=run.row["campaign_id"], estimate=step.estimate, timeout_s=step.timeout_s,
+        url=endpoint if "://" in endpoint else None, method=step.declared.get("method") or "POST", **of,
+    )  # fmt: skip
+
+
+def engine_of(attempt: Attempt) -> str:
+    """The engine that the step calls."""
+    return attempt.step.declared.get("engine") or attempt.step.name
+
+
+def estimate(attempt: Attempt) -> Decimal:
+    """What a call is charged if its answer doesn't say."""
+    if attempt.step.estimate is not None:
+        return attempt.step.estimate
+    settings = attempt.context.settings.engines.get(engine_of(attempt))
+    return settings.cost_per_call if settings else NOTHING
+
+
+def after(attempt: Attempt, answer: Failed | Unknown, calls_before: int) -> Any:
+    """Whether there is another try; calls of daemons that are gone count."""
+    settings = attempt.context.settings.engines.get(engine_of(attempt))
+    honours_keys = settings is not None and settings.idempotent
+    tries = max(attempt.task.attempt, calls_before + 1)
+    return after_failure(answer, tries, attempt.step.retry, honours_keys=honours_keys, random=random())
+
+
+def skipped(attempt: Attempt, answer: Skipped) -> Outcome[Effects] | None:
+    """What a call that may not be made (yet) means for the run; None if it means no more than a failure."""
+    if answer.scope is not None and of_campaign(answer.scope):
+        return attempt.spent(answer.reason, answer.scope, answer.until)
+    return None if answer.until is None else Snooze(answer.until, answer.reason)
