@@ -827,6 +827,7 @@ CREATE TABLE approval_queue (
 );
 CREATE INDEX approval_queue_pending ON approval_queue (created_at) WHERE status = 'pending';
 CREATE INDEX approval_queue_lead ON approval_queue (lead_id);
+CREATE INDEX approval_queue_newest ON approval_queue (created_at DESC, id);
 
 CREATE FUNCTION decide_approval() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$

@@ -53,7 +53,7 @@ Effects = tuple[RunWanted | Alert, ...]
 Of = Sequence[tuple[Task, Effects]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # the queue groups effects by their subject
 class Searches:
     """Tasks whose payload names a row of criteria."""
 

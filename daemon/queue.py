@@ -16,7 +16,7 @@ from uuid import UUID
 import asyncpg
 
 from daemon.db import Connection, Statements
-from daemon.outcome import Done, Outcome, Snooze
+from daemon.outcome import Done, Fail, Outcome, Snooze
 from daemon.retry import Retry, after_failure
 from daemon.task import Kind, NewTask, Subject, Task
 
@@ -84,10 +84,12 @@ class Written:
 
 
 async def _claim(conn: Connection, statement: str, *arguments: Any) -> list[asyncpg.Record]:
-    """Two claims of one key that did not see each other: the index refuses the second, which looks again."""
+    """Two claims of one key that did not see each other: the index makes the second wait or fail, and it looks again."""
     for _ in range(CLAIM_TRIES):
         try:
             rows: list[asyncpg.Record] = await conn.fetch(SQL[statement], *arguments)
+        except asyncpg.LockNotAvailableError:
+            continue
         except asyncpg.UniqueViolationError as error:
             if error.constraint_name != "tasks_running_key":
                 raise
@@ -180,6 +182,8 @@ async def _apply(conn: Connection, verdicts: Sequence[Verdict]) -> set[UUID]:
                 [v.task.lease_id for v in group],
                 [v.said for v in group],
             ]
+            if becomes == "dead":
+                columns.append([isinstance(v.outcome, Fail) and v.outcome.unknown for v in group])
             if becomes == "retry":
                 columns += [[v.delay_s for v in group], [v.until for v in group], [v.counts for v in group]]
             ours.update(r["lease_id"] for r in await conn.fetch(SQL[statement], *columns))

@@ -134,22 +134,22 @@ async def _answer(conn: Connection, run: UUID) -> Answer:
 
 async def cancel_run(api: Api, given: Given[RunId, Nothing, Nothing]) -> Answer:
     """Cancel a run: no further step; what is being called ends, and its cost counts."""
-    return await _change(api, given.path.id, "cancel", "cancelled")
+    return await _change(api, given.path.id, SQL["cancel"], "cancelled")
 
 
 async def pause_run(api: Api, given: Given[RunId, Nothing, Nothing]) -> Answer:
     """Pause a run: no new step and no new call until it is resumed."""
-    return await _change(api, given.path.id, "pause", "paused")
+    return await _change(api, given.path.id, SQL["pause"], "paused")
 
 
 async def resume_run(api: Api, given: Given[RunId, Nothing, Nothing]) -> Answer:
     """Resume a paused run where it stood."""
-    return await _change(api, given.path.id, "resume", "resumed")
+    return await _change(api, given.path.id, SQL["resume"], "resumed")
 
 
 async def _change(api: Api, run: UUID, wish: str, done: str) -> Answer:
     async with api.writing() as conn:
-        if not await conn.fetchval(SQL[wish], run):
+        if not await conn.fetchval(wish, run):
             await _refuse(conn, run, done)
         return await _answer(conn, run)
 

@@ -13,7 +13,6 @@ from daemon.commands.waiting import Waiting, figures, wait_for
 from daemon.db import Connection, Statements
 from daemon.errors import OrchestratorError
 
-API = Statements("daemon.api", "campaigns.sql")
 RUNS = Statements("daemon.api", "runs.sql")
 SQL = Statements("daemon.commands", "campaigns.sql")
 Campaign = Annotated[str, typer.Argument(metavar="NAME_OR_ID", help="Its name or its id.")]
@@ -29,8 +28,8 @@ def add_to(group: typer.Typer) -> None:
 
 
 async def one_of(conn: Connection, statement: str, which: UUID) -> dict[str, Any]:
-    """A campaign as the API shows it."""
-    row = await conn.fetchrow(API[statement], which)
+    """A campaign as a statement of the API's shows it."""
+    row = await conn.fetchrow(statement, which)
     if row is None:
         raise OrchestratorError(f"there is no campaign {which}")
     found: dict[str, Any] = orjson.loads(row["shown"])

@@ -10,12 +10,13 @@ import typer
 from daemon.app import campaign_schema, catalogue, check_campaign
 from daemon.commands import campaign_runs
 from daemon.commands.access import read_settings
-from daemon.commands.campaign_runs import API, Campaign, one_of
+from daemon.commands.campaign_runs import Campaign, one_of
 from daemon.commands.showing import AsJson, Limit, Page, Row, asked, moment, plain, rows_of, say_json
-from daemon.db import Connection
+from daemon.db import Connection, Statements
 from daemon.errors import BadInput, OrchestratorError
 from daemon.settings import load_settings
 
+API = Statements("daemon.api", "campaigns.sql")
 READ_AT_MOST = 2**21  # no document may be as large
 group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 Replace = Annotated[bool, typer.Option("--replace", help="If there is one of that name, give it this document.")]
@@ -99,7 +100,7 @@ async def _with_summary(
     conn: Connection, put: Callable[[Connection], Awaitable[tuple[UUID, str]]]
 ) -> tuple[dict[str, Any], str]:
     campaign, done = await put(conn)
-    return await one_of(conn, "summary", campaign), done
+    return await one_of(conn, API["summary"], campaign), done
 
 
 def _upcoming(campaign: Row) -> str:
@@ -148,7 +149,7 @@ def show(campaign: Campaign, as_json: AsJson = False) -> None:
     campaigns = catalogue(read_settings())
 
     async def read(conn: Connection) -> dict[str, Any]:
-        return await one_of(conn, "campaign", await campaigns.known(conn, campaign))
+        return await one_of(conn, API["campaign"], await campaigns.known(conn, campaign))
 
     found = asked(read)
     if as_json:
@@ -188,7 +189,7 @@ def _turn(campaign: str, wish: Callable[[Connection, UUID], Awaitable[None]], as
     async def turn(conn: Connection) -> dict[str, Any]:
         which = await campaigns.known(conn, campaign)
         await wish(conn, which)
-        return await one_of(conn, "summary", which)
+        return await one_of(conn, API["summary"], which)
 
     found = asked(turn)
     if as_json:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
@@ -172,9 +173,11 @@ async def _open_database(daemon: Daemon, sandbox: "Sandbox | None", *, wait: boo
 
 
 async def _enter(daemon: Daemon, sandbox: "Sandbox") -> None:
+    from daemon.sandbox.seeds import campaigns  # noqa: PLC0415 - as above
+
     conn = await db.connect(daemon.dsn)
     try:
-        await sandbox.enter(conn)
+        await sandbox.enter(conn, partial(campaigns, daemon.catalogue))
     finally:
         conn.terminate()
 

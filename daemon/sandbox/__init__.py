@@ -16,6 +16,7 @@ from daemon.sandbox.faults import Fault, Faults, Weather
 from daemon.sandbox.operations import Made
 from daemon.sandbox.people import People
 from daemon.sandbox.personas import Heard, overheard
+from daemon.sandbox.runs import RunFollower
 from daemon.settings import EngineSettings, ImapSettings, NotifySettings, Settings, SmtpSettings
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ class Sandbox:
             return
         from daemon.sandbox.show import show  # noqa: PLC0415  # only a terminal needs it
 
-        await show(self, dsn, console, happenings.Follower(self._told), plain=plain, log=log)
+        follower = happenings.Follower(self._told, also=(RunFollower(),))
+        await show(self, dsn, console, follower, plain=plain, log=log)
 
 
 @asynccontextmanager

@@ -31,6 +31,7 @@ class Figures:
     money: Mapping[str, float] = field(default_factory=dict)
     replies: int = 0
     review: int = 0
+    runs: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def spent(self) -> float:
@@ -42,7 +43,14 @@ async def read(conn: Connection) -> Figures:
     stages = [StageCount(r["pipeline"], r["name"], r["leads"]) for r in await conn.fetch(SQL["stages"])]
     row: Any = await conn.fetchrow(SQL["figures"])
     return Figures(
-        row["now"], stages, row["messages"] or {}, row["tasks"] or {}, row["money"] or {}, row["replies"], row["review"]
+        row["now"],
+        stages,
+        row["messages"] or {},
+        row["tasks"] or {},
+        row["money"] or {},
+        row["replies"],
+        row["review"],
+        row["runs"] or {},
     )
 
 
@@ -52,6 +60,11 @@ def messages(figures: Figures) -> str:
     others = {"scheduled": "waiting", "sending": "going out", "suppressed": "suppressed", "cancelled": "cancelled"}
     more = [f"{figures.messages[s]} {word}" for s, word in others.items() if figures.messages.get(s)]
     return "  ".join([f"{sent} sent", f"{failed} failed", f"{unknown} unknown", *more])
+
+
+def runs(figures: Figures) -> str:
+    """How the runs of campaigns stand."""
+    return "  ".join(f"{n} {status}" for status, n in sorted(figures.runs.items()))
 
 
 def tasks(figures: Figures) -> str:
@@ -78,7 +91,8 @@ def survived(faults: Faults) -> str:
 def standing(figures: Figures) -> str:
     """How the leads stand, in one line."""
     where = ", ".join(f"{stage.name} {stage.leads}" for stage in figures.stages if stage.leads) or "no leads"
+    of_runs = f", runs: {runs(figures)}" if figures.runs else ""
     return (
         f"{where} | sent {figures.messages.get('sent', 0)}, replies {figures.replies}, "
-        f"needs review {figures.review}, dead tasks {figures.tasks.get('dead', 0)}"
+        f"needs review {figures.review}, dead tasks {figures.tasks.get('dead', 0)}{of_runs}"
     )

@@ -40,18 +40,30 @@ class Happening:
     style: str = ""
 
 
+class Source(Protocol):
+    """Something else that things happen to."""
+
+    async def news(self, conn: Connection, *, silently: bool) -> list[Happening]:
+        """What has happened since the last look; the first one may keep to itself what it finds."""
+
+
 @dataclass(slots=True)
 class Follower:
-    """What has been told so far; `last` None: from now on."""
+    """What has been told so far; `last` None: from now on. `also`: what else there is to tell of."""
 
     last: int | None = None
+    also: Sequence[Source] = ()
     _seen: set[int] | None = None
 
     async def news(self, conn: Connection) -> list[Happening]:
         """What has happened since the last look, but not a line for each lead of a crowd."""
+        silently = self.last is None
         if self.last is None:
             self.last = await last_event(conn)
-        return tell(await self._unseen(conn, self.last))
+        told = tell(await self._unseen(conn, self.last))
+        for source in self.also:
+            told += await source.news(conn, silently=silently)
+        return sorted(told, key=lambda happening: happening.at) if self.also else told
 
     async def _unseen(self, conn: Connection, last: int) -> Sequence[Row]:
         rows = await conn.fetch(SQL["events"], last - WINDOW, AT_ONCE)

@@ -18,15 +18,15 @@ REFUSAL = (
     "clock would run ahead; give it an empty DATABASE_URL, or without one another ORCHESTRATOR_HOME"
 )
 
-SAMPLES = (
-    "a sandbox has left {samples} sample leads in this database, and now the engines are real: DELETE FROM "
-    "orchestrator.leads WHERE source = 'sandbox', or give another DATABASE_URL or ORCHESTRATOR_HOME, or run --sandbox"
-)
-AHEAD = (
-    "a sandbox has left the clock of this database {ahead} ahead, and now the engines are real: SELECT "
-    "orchestrator.shift_clock(-shift) FROM orchestrator.clock_shift, or give another DATABASE_URL or "
-    "ORCHESTRATOR_HOME, or run --sandbox"
-)
+LEFT = {
+    "leads": "a sandbox has left {} leads in this database, and now the engines are real: DELETE FROM "
+    "orchestrator.leads WHERE source = 'sandbox' OR run_id IS NOT NULL",
+    "runs": "a sandbox has left {} runs under way in this database, and now the engines are real: SELECT "
+    "orchestrator.cancel_run(id) FROM orchestrator.campaign_runs WHERE status IN ('running', 'waiting', 'paused')",
+    "ahead": "a sandbox has left the clock of this database {} ahead, and now the engines are real: SELECT "
+    "orchestrator.shift_clock(-shift) FROM orchestrator.clock_shift",
+}
+OR_ELSE = ", or give another DATABASE_URL or ORCHESTRATOR_HOME, or run --sandbox"
 TAKEN_OVER = "a sandbox has played on this database: what is on record as sent until now reached nobody"
 
 log = get_logger("sandbox")
@@ -60,6 +60,4 @@ async def take_over(conn: Connection, *, dry_run: bool) -> None:
 
 async def _against(conn: Connection) -> str | None:
     left = await conn.fetchrow(SQL["left"])
-    if left is None or not (left["samples"] or left["ahead"]):
-        return None
-    return SAMPLES.format(samples=left["samples"]) if left["samples"] else AHEAD.format(ahead=left["ahead"])
+    return next((said.format(left[name]) + OR_ELSE for name, said in LEFT.items() if left and left[name]), None)

@@ -44,6 +44,12 @@ def _count(body: Body, usual: int) -> int:
     return usual if asked is None else int(min(max(asked, 0), 200))
 
 
+def _fitting(body: Body, usual: int) -> int:
+    """How many of those that the engine keeps itself fit the filters."""
+    limit = number(part(body, "filters", "limit"))
+    return _count(body, usual if limit is None else int(min(max(limit, 0), usual)))
+
+
 # -- vendors
 
 
@@ -102,7 +108,7 @@ def _company(*seed: object) -> dict[str, Any]:
 
 
 def _prospect(body: Body) -> dict[str, Any]:
-    where = part(body, "location") or part(body, "city")
+    where = part(body, "location") or part(body, "city") or part(body, "brief", "geo", "city")
     found = [{**_company("prospect", body, n), "city": where} for n in range(_count(body, 5))]
     return {
         "found": len(found),
@@ -114,18 +120,19 @@ def _prospect(body: Body) -> dict[str, Any]:
 
 
 def _analyze(body: Body) -> dict[str, Any]:
-    many = len(_items(body, "prospects") or _items(body, "leads")) or _count(body, 5)
+    many = len(_items(body, "prospects") or _items(body, "leads")) or _fitting(body, 18)
     return {"analyzed": many, "cost": round(0.01 * many, 4)}
 
 
 def _compose(body: Body) -> dict[str, Any]:
     to = _items(body, "prospects") or _items(body, "leads")
     drafts = [_draft(lead) for lead in to]
-    return {"composed": len(drafts) or _count(body, 5), "cost": round(0.005 * (len(drafts) or 5), 4), "drafts": drafts}
+    many = len(drafts) or _fitting(body, 15)
+    return {"composed": many, "cost": round(0.005 * many, 4), "drafts": drafts}
 
 
 def _send_batch(body: Body) -> dict[str, Any]:
-    many = len(_items(body, "drafts") or _items(body, "recipients") or _items(body, "prospects")) or _count(body, 5)
+    many = len(_items(body, "drafts") or _items(body, "recipients") or _items(body, "prospects")) or _fitting(body, 14)
     return {"sent": many, "failed": 0, "cost": round(0.001 * many, 4)}
 
 

@@ -151,7 +151,10 @@ def _figures(scene: Scene) -> Iterator[Text]:
         ("people", people, ""),
         ("faults", figures.survived(scene.faults), ""),
         ("money", figures.money(now), ""),
+        ("runs", figures.runs(now), ""),
     ):
+        if name == "runs" and not told:
+            continue
         yield Text.assemble((f"{name:<{LABELS}}", "bold"), (told, style))
 
 

@@ -1,12 +1,25 @@
 """The sample leads of an empty database: most are new, some come in later with a deadline seconds ahead."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
+from uuid import UUID
 
 from daemon.db import Connection, Statements
 from daemon.sandbox.homes import below_market_pct, home_of, offer_for, worth
 
 SQL = Statements("daemon.sandbox", "seeds.sql")
+CAMPAIGNS = ("test-campaign", "monthly-retail", "weekly-restaurant")
+"""Shipped ones that an empty database gets, their schedules off; of the last one a run begins."""
+
+
+class Catalogue(Protocol):
+    """The campaigns on record."""
+
+    async def imported(self, conn: Connection, wanted: str) -> tuple[UUID, bool]:
+        """The campaign of that name, imported if need be, and whether it is on record only now."""
+
+    async def run(self, conn: Connection, campaign_id: UUID, inputs: dict[str, Any]) -> UUID:
+        """Start a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +83,14 @@ async def seed(conn: Connection, due_after: float | None = 1.0) -> int:
     rows = [_row(n, one, due_after) for n, one in enumerate((*NEW, *IMPORTED), start=1)]
     await conn.execute(SQL["insert"], rows)
     return len(rows)
+
+
+async def campaigns(catalogue: Catalogue, conn: Connection) -> None:
+    """Put the sample campaigns in, and begin a run."""
+    stored = [await catalogue.imported(conn, name) for name in CAMPAIGNS]
+    campaign, new = stored[-1]
+    if new:
+        await catalogue.run(conn, campaign, {})
 
 
 def _row(n: int, one: Seed, due_after: float | None) -> dict[str, Any]:

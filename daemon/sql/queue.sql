@@ -98,9 +98,14 @@ FROM unnest($1::bigint[], $2::uuid[]) AS d(id, lease) WHERE t.id = d.id AND t.le
 RETURNING t.id
 
 -- name: kill
--- $1 ids, $2 leases, $3 errors: no more tries; a person decides.
-UPDATE tasks t SET status = 'dead', lease_id = NULL, lease_expires_at = NULL, worker = NULL, error = d.error
-FROM unnest($1::bigint[], $2::uuid[], $3::text[]) AS d(id, lease, error) WHERE t.id = d.id AND t.lease_id = d.lease
+-- $1 ids, $2 leases, $3 errors, $4 whether for want of an answer: no more tries; a person decides. An answer that came
+-- while this was being written found no dead task to revive, so it is looked for here.
+UPDATE tasks t SET lease_id = NULL, lease_expires_at = NULL, worker = NULL, error = d.error,
+    status = CASE WHEN d.unknown AND (SELECT c.id FROM engine_calls c WHERE c.task_id = t.id AND c.round = t.round
+                                                                       AND c.status = 'ok' LIMIT 1) IS NOT NULL
+                  THEN 'available' ELSE 'dead' END
+FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::boolean[]) AS d(id, lease, error, unknown)
+WHERE t.id = d.id AND t.lease_id = d.lease
 RETURNING d.lease AS lease_id
 
 -- name: settled_by

@@ -15,10 +15,13 @@ SELECT kind FROM kinds WHERE kind <> ALL ($1::text[]) AND NOT EXISTS (SELECT FRO
 -- name: set_aside
 -- $1 kinds; whoever knew them would have claimed them within the minute.
 UPDATE tasks SET run_at = run_at + interval '876000 hours', error = 'set aside: no daemon knows this kind'
-WHERE id IN (SELECT id FROM tasks
-             WHERE status = 'available' AND interruptions < 3 AND kind = ANY ($1::text[]) AND priority IN (10, 50, 90)
-               AND run_at < orchestrator.clock() - interval '1 minute'
-             LIMIT 5000 FOR NO KEY UPDATE SKIP LOCKED)
+WHERE id IN (SELECT t.id
+             FROM unnest($1::text[]) AS of(kind) CROSS JOIN (VALUES (10::smallint), (50::smallint), (90::smallint)) AS by(priority)
+             CROSS JOIN LATERAL (
+                 SELECT id FROM tasks
+                 WHERE status = 'available' AND interruptions < 3 AND kind = of.kind AND priority = by.priority
+                   AND run_at < orchestrator.clock() - interval '1 minute'
+                 ORDER BY run_at, id LIMIT 5000 FOR NO KEY UPDATE SKIP LOCKED) AS t)
 
 -- name: take_up
 -- $1 kinds that are known now.
@@ -26,4 +29,4 @@ UPDATE tasks SET run_at = run_at - interval '876000 hours', error = NULL
 WHERE id IN (SELECT id FROM tasks
              WHERE status = 'available' AND attempt >= 0 AND run_at > orchestrator.clock() + interval '438000 hours'
                AND kind = ANY ($1::text[]) AND error = 'set aside: no daemon knows this kind'
-             LIMIT 5000 FOR NO KEY UPDATE SKIP LOCKED)
+             ORDER BY run_at LIMIT 5000 FOR NO KEY UPDATE SKIP LOCKED)

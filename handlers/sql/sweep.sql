@@ -69,12 +69,14 @@ WHERE id IN (
                                CASE WHEN a.subject ~ '^reply:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN substr(a.subject, 7)::uuid END AS reply_id) AS about
     WHERE a.resolved_at IS NULL AND a.type IN ('AGENT_FAILURE', 'UNKNOWN_OUTCOME')
       AND NOT (a.type = 'UNKNOWN_OUTCOME' AND a.subject LIKE 'run:%')
-      AND ((about.lead_id IS NOT NULL AND NOT EXISTS (SELECT FROM leads l WHERE l.id = about.lead_id))
-        OR (NOT EXISTS (SELECT FROM tasks t WHERE t.id = about.task_id)
-            AND NOT EXISTS (SELECT FROM tasks t WHERE t.status = 'dead' AND t.key = a.subject)
+      -- (SELECT …) IS NULL asks an index about each alert; NOT EXISTS may be planned as a list of all that exist.
+      AND ((about.lead_id IS NOT NULL AND (SELECT l.id FROM leads l WHERE l.id = about.lead_id) IS NULL)
+        OR ((SELECT t.id FROM tasks t WHERE t.id = about.task_id) IS NULL
+            AND (SELECT t.id FROM tasks t WHERE t.status = 'dead' AND t.key = a.subject LIMIT 1) IS NULL
             -- a reply is routed under its lead's key
-            AND NOT EXISTS (SELECT FROM replies r JOIN tasks t ON t.status = 'dead' AND t.key = 'lead:' || r.lead_id
-                            WHERE r.id = about.reply_id AND t.payload ->> 'reply_id' = r.id::text)))
+            AND (SELECT t.id FROM tasks t
+                 WHERE t.status = 'dead' AND t.key = 'lead:' || (SELECT r.lead_id FROM replies r WHERE r.id = about.reply_id)
+                   AND t.payload ->> 'reply_id' = about.reply_id::text LIMIT 1) IS NULL))
     FOR NO KEY UPDATE OF a SKIP LOCKED)
 
 -- name: gauges

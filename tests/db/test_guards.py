@@ -337,10 +337,10 @@ async def test_an_approval_is_decided_once(conn: Connection) -> None:
     assert row is not None
     assert row["decided_by"] == await conn.fetchval("SELECT session_user")
     assert row["decided_at"] is not None
-    assert await queued(conn) == ["approval"]
+    assert await queued(conn) == ["notification", "approval"]
     await refused(conn, "PO003", "UPDATE approval_queue SET status = 'rejected' WHERE id = $1", asked)
     await conn.execute("UPDATE approval_queue SET status = 'approved', comment = 'fine' WHERE id = $1", asked)
-    assert await queued(conn) == ["approval"]
+    assert await queued(conn) == ["notification", "approval"]
 
 
 async def test_an_edited_schedule_works_out_its_next_slot_anew(conn: Connection) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -11,6 +12,7 @@ import pytest
 from daemon.app import prepare
 from daemon.db import Connection, connect
 from handlers.erasure import erase
+from tests.support.processes import until
 
 MAIL, PHONE, NATIONAL = "Ann.O'Hara@x.example", "+44 7700 900-123", "07700 900123"
 LEFT = """
@@ -179,15 +181,25 @@ async def test_what_can_not_be_merged_is_refused(db: Connection) -> None:
 
 async def test_merges_of_the_same_two_never_deadlock(db: Connection, dsn: str) -> None:
     """Mutant: lock `lead` first, then `target`."""
-    pairs = [(await lead_of(db, name="a"), await lead_of(db, name="b")) for _ in range(20)]
-    one, other = await connect(dsn), await connect(dsn)
+    low, high = sorted([await lead_of(db, name="a"), await lead_of(db, name="b")])
+    others = [await connect(dsn) for _ in range(2)]
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     try:
-        for a, b in pairs:
-            ended = await asyncio.gather(merge(one, a, b), merge(other, b, a), return_exceptions=True)
-            assert sorted(getattr(e, "sqlstate", "") for e in ended if e is not None) == ["P0002"]
+        merges = []
+        async with db.transaction():
+            await db.execute("SELECT FROM leads WHERE id = $1 FOR UPDATE", low)
+            for number, (conn, pair) in enumerate(zip(others, ((low, high), (high, low)), strict=True), start=1):
+                merges.append(asyncio.create_task(merge(conn, *pair)))
+                await until(partial(reached, db, waiting, number), 10.0, "both wait")
+        ended = await asyncio.gather(*merges, return_exceptions=True)
+        assert [getattr(e, "sqlstate", None) for e in ended] == [None, "P0002"]
     finally:
-        await one.close()
-        await other.close()
+        for conn in others:
+            await conn.close()
+
+
+async def reached(conn: Connection, sql: str, number: int) -> bool:
+    return bool(await conn.fetchval(sql) == number)
 
 
 # -- erasing

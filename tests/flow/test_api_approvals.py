@@ -119,7 +119,7 @@ async def test_its_form_rejects_and_the_run_is_aborted(api: Client) -> None:
     run, request = await waiting_run(api)
     assert (await follow(api, link(api, request), "POST", "decision=reject&by=ann&comment=Too+narrow")).status == 200
     await run_is(api, run, "aborted")
-    said = await api.conn.fetchrow("SELECT * FROM agent_feedback WHERE approval_id = $1", request)
+    (said,) = await api.conn.fetch("SELECT * FROM agent_feedback WHERE approval_id = $1", request)
     assert (said["agent"], said["feedback"], said["created_by"]) == ("campaign", "Too narrow", "ann")
 
 

@@ -299,10 +299,11 @@ async def test_a_replaced_document_rules_the_next_run_only(c: Campaigns) -> None
     made, hangs = await c.create(small("edited", schedule="0 9 * * *")), Hangs()
     one = f"/api/campaigns/{made['id']}"
     run = await c.begun(made["id"], "prospecting", hangs)
-    new = {**small("edited anew"), "steps": [{"engine": "analysis"}]}
+    new = {"name": "edited anew", "schedule": "0 0 1 1 *", "steps": [{"engine": "analysis"}]}
     reply = await c.api.ask("PUT", one, json=new)
     assert reply.status == 200
-    assert reply.json["campaign"] == {"id": made["id"], "name": "edited anew", "status": "active", "nextRun": None}
+    january = f"{datetime.now(UTC).year + 1}-01-01T00:00:00+00:00"
+    assert reply.json["campaign"] == {"id": made["id"], "name": "edited anew", "status": "active", "nextRun": january}
     hangs.release()
     assert [s["name"] for s in (await c.ended(run))["steps"]] == ["prospecting"]
     c.engines.well("prospecting")

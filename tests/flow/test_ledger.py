@@ -1,11 +1,13 @@
 """One key is one effect, and what a call may have cost is on the books: whatever happens around the call."""
 
 from collections.abc import Awaitable, Callable
+from decimal import Decimal
 from uuid import UUID
 
 import asyncpg
 import pytest
 
+from daemon.ledger import Ended
 from daemon.log import configure
 from tests.support.daemon import Timeline, scenario
 from tests.support.engines import Act, Answers, Asked, Drops, Engines, Hangs, Refuses, Says
@@ -205,6 +207,26 @@ async def test_a_lost_answer_is_paid_for_once_however_often_its_key_goes_out(dsn
 async def held_back(t: Timeline) -> bool:
     """The daemon has an outcome in its hands that it can't write."""
     return bool(t.running[0].daemon.worker.committer.locked)
+
+
+async def test_an_answer_that_comes_while_the_death_is_written_is_not_lost(dsn: str) -> None:
+    """Mutant: let `kill` make every task dead, and the answered message stays unknown for ever."""
+    async with scenario(dsn, **IMPATIENT) as t:
+        t.engines.on("sms", Hangs(), times=1)
+        lead = await t.lead()
+        async with t.session() as psql:
+            tx = psql.transaction()
+            await t.eventually("SELECT count(*) = 1 FROM messages WHERE status = 'sending'")
+            await tx.start()
+            await psql.execute("SELECT FROM messages FOR UPDATE")
+            await t.wait_for(lambda: held_back(t), "the outcome was never held back")
+            key = await t.value("SELECT idempotency_key FROM engine_calls WHERE status = 'unknown'")
+            late = Ended(key, "ok", Decimal(0), 200, 1.0, result={"message_id": "late"})
+            await t.running[0].daemon.ledger.settle_for_good(late)
+            await tx.rollback()
+        await t.expect(lead, "AI_CONVERSATION")
+        assert await t.value("SELECT provider_message_id FROM messages") == "late"
+        assert len(t.engines.requests("sms")) == 1
 
 
 async def test_a_retry_that_may_not_go_out_refunds_nothing(dsn: str) -> None:

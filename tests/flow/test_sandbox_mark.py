@@ -53,7 +53,7 @@ async def played(conn: Connection) -> Connection:
 async def test_sample_leads_are_never_sent_through_real_engines(home: Path, dsn: str, played: Connection) -> None:
     ended = await orchestrator(home, "run", "--once", DATABASE_URL=dsn)
     assert ended.code == 1
-    [line] = [line for line in ended.err.splitlines() if "sample leads" in line]
+    [line] = [line for line in ended.err.splitlines() if "a sandbox has left 24 leads" in line]
     assert "DELETE FROM orchestrator.leads WHERE source = 'sandbox'" in line
     assert await played.fetchval("SELECT count(*) FROM engine_calls") == 0
     assert await is_marked(played)
@@ -62,7 +62,7 @@ async def test_sample_leads_are_never_sent_through_real_engines(home: Path, dsn:
 async def test_a_dry_run_of_them_says_so_and_calls_nobody(home: Path, dsn: str, played: Connection) -> None:
     ended = await orchestrator(home, "run", "--once", "--dry-run", DATABASE_URL=dsn)
     assert ended.code == 0
-    assert ended.err.count("sample leads") == 1
+    assert ended.err.count("a sandbox has left") == 1
     assert await played.fetchval("SELECT count(*) FROM engine_calls") == 0
     assert await is_marked(played)
 
@@ -88,8 +88,23 @@ async def test_a_clock_that_was_driven_ahead_has_to_be_set_right_first(played: C
     assert not await is_marked(played)
 
 
+A_RUN = """
+WITH of AS (INSERT INTO campaigns (name) VALUES ('theirs') RETURNING id)
+INSERT INTO campaign_runs (campaign_id, status) SELECT id, 'waiting' FROM of"""
+CANCEL = "SELECT cancel_run(id) FROM campaign_runs WHERE status IN ('running', 'waiting', 'paused')"
+
+
+async def test_a_run_that_a_sandbox_began_does_not_go_on_with_real_engines(played: Connection) -> None:
+    await played.execute(f"{GONE}; {A_RUN}")
+    with pytest.raises(OrchestratorError, match="has left 1 runs under way"):
+        await mark.take_over(played, dry_run=False)
+    await played.execute(CANCEL)
+    await mark.take_over(played, dry_run=False)
+    assert not await is_marked(played)
+
+
 async def test_check_tells_of_them(home: Path, dsn: str, played: Connection) -> None:
     said = (await orchestrator(home, "check", DATABASE_URL=dsn)).out
-    assert "has left 24 sample leads" in said
+    assert "has left 24 leads" in said
     await played.execute(GONE)
     assert "has played here" in (await orchestrator(home, "check", DATABASE_URL=dsn)).out

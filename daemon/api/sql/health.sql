@@ -13,7 +13,4 @@ SELECT count(*) FILTER (WHERE t.status = 'available') AS available,
 FROM tasks t
 
 -- name: leads_by_stage
-SELECT s.pipeline, s.name AS stage, coalesce(l.n, 0) AS n
-FROM stages s
-LEFT JOIN (SELECT pipeline, stage, count(*) AS n FROM leads GROUP BY pipeline, stage) l
-       ON l.pipeline = s.pipeline AND l.stage = s.name
+SELECT pipeline, stage, n FROM stage_sizes

@@ -21,4 +21,4 @@ GROUP BY key HAVING count(*) > $1 ORDER BY n DESC, key LIMIT 20
 -- name: samples
 -- Null: no sandbox's database.
 SELECT CASE WHEN coalesce(obj_description('orchestrator'::regnamespace, 'pg_namespace'), '') LIKE '%orchestrator sandbox%'
-            THEN (SELECT count(*) FROM orchestrator.leads WHERE source = 'sandbox') END
+            THEN (SELECT count(*) FROM orchestrator.leads WHERE source = 'sandbox' OR run_id IS NOT NULL) END

@@ -14,4 +14,6 @@ SELECT orchestrator.clock() AS now,
        (SELECT jsonb_object_agg(engine, spent) FROM (
            SELECT engine, sum(coalesce(cost, reserved_cost)) AS spent FROM orchestrator.engine_calls GROUP BY engine) AS c) AS money,
        (SELECT count(*) FROM orchestrator.replies) AS replies,
-       (SELECT count(*) FROM orchestrator.leads WHERE needs_review) AS review
+       (SELECT count(*) FROM orchestrator.leads WHERE needs_review) AS review,
+       (SELECT jsonb_object_agg(status, n) FROM (
+           SELECT status, count(*) AS n FROM orchestrator.campaign_runs GROUP BY status) AS r) AS runs

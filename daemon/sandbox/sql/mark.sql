@@ -8,8 +8,9 @@ SELECT coalesce(obj_description('orchestrator'::regnamespace, 'pg_namespace'), '
            OR EXISTS (SELECT FROM orchestrator.messages) OR EXISTS (SELECT FROM orchestrator.engine_calls) AS used
 
 -- name: left
--- What a sandbox has left behind: its sample leads, and a clock that runs ahead.
-SELECT (SELECT count(*) FROM orchestrator.leads WHERE source = 'sandbox') AS samples,
+-- What a sandbox has left behind: leads made up by itself or found by its engines, runs, and a clock that runs ahead.
+SELECT (SELECT count(*) FROM orchestrator.leads WHERE source = 'sandbox' OR run_id IS NOT NULL) AS leads,
+       (SELECT count(*) FROM orchestrator.campaign_runs WHERE status IN ('running', 'waiting', 'paused')) AS runs,
        (SELECT shift FROM orchestrator.clock_shift) AS ahead
 
 -- name: unmark
