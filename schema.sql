@@ -933,7 +933,7 @@ CREATE TABLE campaigns (
 );
 CREATE UNIQUE INDEX campaigns_name ON campaigns (name) WHERE deleted_at IS NULL;
 CREATE INDEX campaigns_next ON campaigns (next_run_at) WHERE scheduled;
-CREATE INDEX campaigns_resume ON campaigns (resume_at) WHERE status = 'paused' AND deleted_at IS NULL;
+CREATE INDEX campaigns_resume ON campaigns (resume_at) WHERE status = 'paused';
 
 -- A schedule that was edited begins anew, with the slot that is due already, if there is one: nobody loses it, and
 -- nobody gets one back. One that resumes by itself begins with the moment at which it should.
@@ -954,9 +954,15 @@ BEGIN
         IF OLD.status <> 'active' THEN
             UPDATE alerts SET resolved_at = clock() WHERE id IN (
                 SELECT id FROM alerts
-                WHERE type IN ('BUDGET_REACHED', 'CAMPAIGN_INVALID') AND subject = 'campaign:' || NEW.id AND resolved_at IS NULL
+                WHERE (type, subject) IN (
+                    ('BUDGET_REACHED', 'campaign:' || NEW.id), ('CAMPAIGN_INVALID', 'campaign:' || NEW.id),
+                    ('BUDGET_OVERRUN', 'campaign:' || NEW.id || ':daily'), ('BUDGET_OVERRUN', 'campaign:' || NEW.id || ':weekly'),
+                    ('BUDGET_OVERRUN', 'campaign:' || NEW.id || ':monthly')) AND resolved_at IS NULL
                 FOR NO KEY UPDATE SKIP LOCKED);
         END IF;
+    END IF;
+    IF NEW.deleted_at IS NOT NULL THEN
+        NEW.resume_at := NULL;
     END IF;
     PERFORM wake();
     RETURN NEW;
@@ -1618,14 +1624,13 @@ BEGIN
     slot_due := EXISTS (SELECT FROM schedules WHERE enabled AND (next_slot IS NULL OR next_slot <= at_time))
         OR EXISTS (SELECT FROM campaigns WHERE scheduled AND next_run_at <= at_time)
         OR EXISTS (SELECT FROM campaigns WHERE scheduled AND next_run_at IS NULL)
-        OR EXISTS (SELECT FROM campaigns WHERE status = 'paused' AND deleted_at IS NULL AND resume_at <= at_time);
+        OR EXISTS (SELECT FROM campaigns WHERE status = 'paused' AND resume_at <= at_time);
     wait_s := extract(epoch FROM least(
         (SELECT run_at FROM tasks WHERE status = 'available' AND attempt >= 0 AND run_at > at_time ORDER BY run_at LIMIT 1),
         (SELECT deadline_at FROM leads WHERE deadline_at > at_time ORDER BY deadline_at LIMIT 1),
         (SELECT min(next_slot) FROM schedules WHERE enabled AND next_slot > at_time),
         (SELECT next_run_at FROM campaigns WHERE scheduled AND next_run_at > at_time ORDER BY next_run_at LIMIT 1),
-        (SELECT resume_at FROM campaigns WHERE status = 'paused' AND deleted_at IS NULL AND resume_at > at_time
-         ORDER BY resume_at LIMIT 1)) - at_time);
+        (SELECT resume_at FROM campaigns WHERE status = 'paused' AND resume_at > at_time ORDER BY resume_at LIMIT 1)) - at_time);
 END $$;
 
 -- The tasks of a daemon that is gone become available again. Taking its lock proves that it is gone.

@@ -79,7 +79,7 @@ async def start(
     """
     async with conn.transaction():
         row = await conn.fetchrow(SQL["hold"], campaign_id)
-        if row is None:
+        if row is None or row["deleted"]:
             return NotStarted("unknown", "there is no such campaign")
         return await _start(conn, row, Wish(trigger, inputs, dry_run, force, scheduled_for), world)
 

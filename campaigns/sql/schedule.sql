@@ -1,7 +1,7 @@
 -- name: resume
 -- What a budget has paused goes on when that budget renews.
 UPDATE campaigns SET status = 'active' WHERE id IN (
-    SELECT id FROM campaigns WHERE status = 'paused' AND deleted_at IS NULL AND resume_at <= orchestrator.clock()
+    SELECT id FROM campaigns WHERE status = 'paused' AND resume_at <= orchestrator.clock()
     FOR NO KEY UPDATE SKIP LOCKED)
 
 -- name: unplanned

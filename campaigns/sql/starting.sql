@@ -1,9 +1,9 @@
 -- name: hold
 -- Whoever holds a campaign's row is alone in starting runs of it. `spent`: its budget has paused it, and still does.
-SELECT c.id, c.name, c.config, c.status, c.paused_reason, c.resume_at,
+SELECT c.id, c.name, c.config, c.status, c.paused_reason, c.resume_at, c.deleted_at IS NOT NULL AS deleted,
        c.status = 'paused' AND coalesce(c.resume_at > orchestrator.clock(), false) AS spent,
        c.status = 'paused' AND c.resume_at IS NULL AS paused
-FROM campaigns c WHERE c.id = $1 AND c.deleted_at IS NULL FOR NO KEY UPDATE
+FROM campaigns c WHERE c.id = $1 FOR NO KEY UPDATE
 
 -- name: going_on
 -- Asked once the row is ours: an earlier look could miss the run that somebody else has just started.

@@ -52,8 +52,10 @@ INSERT INTO task_log (id, kind, payload, priority, status, run_at, attempt, roun
 SELECT n, 'message', '{}', 50, 'done', now(), 1, 0, 0, now(), now() - (100000 - n) * interval '1 minute'
 FROM generate_series(1, 100000) AS n;
 INSERT INTO campaigns (name, schedule_cron, next_run_at, status, resume_at)
-SELECT 'Campaign ' || n, CASE WHEN n % 2 = 0 THEN '@daily' END, CASE WHEN n % 2 = 0 THEN now() + (1 + n % 500) * interval '1 hour' END,
-       CASE WHEN n % 10 = 0 THEN 'paused' ELSE 'active' END, CASE WHEN n % 20 = 0 THEN now() + (1 + n % 500) * interval '1 hour' END
+SELECT 'Campaign ' || n, CASE WHEN n % 2 = 0 THEN '@daily' END,
+       CASE WHEN n % 2 = 0 THEN now() + (1 + n % 500) * interval '1 hour' END,
+       CASE WHEN n % 10 = 0 THEN 'paused' ELSE 'active' END,
+       CASE WHEN n % 20 = 0 THEN now() + (1 + n % 500) * interval '1 hour' END
 FROM generate_series(1, 20000) AS n;
 INSERT INTO campaign_runs (campaign_id, status, scheduled_for)
 SELECT id, 'completed', now() - n * interval '1 day' FROM campaigns CROSS JOIN generate_series(1, 3) AS n;

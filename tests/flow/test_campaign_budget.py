@@ -157,6 +157,8 @@ async def test_an_answer_that_cost_too_much_is_kept_and_nothing_follows_it(dsn: 
         assert await c.alerts(ours) == ["BUDGET_OVERRUN", "BUDGET_REACHED"]
         assert (len(await c.r.notices("budget")), await c.r.notices("run_failed")) == (1, [])
         assert await c.r.t.value("SELECT count(*) FROM approval_queue") == 0
+        await c.until("2026-03-03 00:00")
+        assert ((await c.row(ours))["status"], await c.alerts(ours)) == ("active", [])
 
 
 async def test_an_overrun_in_the_last_step_ends_the_run_as_it_was_and_pauses_the_campaign(dsn: str) -> None:

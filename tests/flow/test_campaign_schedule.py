@@ -2,7 +2,7 @@
 
 Mutants that these tests kill (each one line, tried by hand):
   schema.sql: `campaign_edited` sets schedule_since to clock() alone; `pulse` doesn't look at resume_at
-  schedule.sql: `hold` without `next_run_at = $2`; `resume` without its `deleted_at IS NULL`
+  schedule.sql: `hold` without `next_run_at = $2`
   schedule.py: `_take` doesn't move on to the next slot; a missed slot isn't recorded
 """
 
@@ -75,6 +75,7 @@ async def test_a_slot_while_a_run_is_going_on_is_skipped_and_recorded(dsn: str) 
         await c.r.t.eventually("SELECT count(*) = 2 FROM campaign_runs")
         assert await c.slots(hourly) == ["2026-03-02 13:00 running", "2026-03-02 14:00 skipped"]
         slow.release()
+        await c.over(hourly)
         await c.until("2026-03-02 15:00")
         assert [s.split()[-1] for s in await c.slots(hourly)] == ["completed", "skipped", "completed"]
         assert await c.why(hourly) == ["a run of this campaign is going on"]
@@ -267,6 +268,7 @@ async def test_what_was_stopped_goes_on_once_a_daemon_comes_that_knows_its_engin
         assert (await c.row(hourly))["status"] == "error"
         c.r.t.settings = known
         await c.r.t.restart()
+        await c.r.t.eventually("SELECT status = 'active' FROM campaigns")
         await c.until("2026-03-02 14:00")
         assert await c.slots(hourly) == ["2026-03-02 13:00 skipped", "2026-03-02 14:00 completed"]
         assert await c.alerts(hourly) == []

@@ -157,7 +157,7 @@ class Machine:
     def _from_screen(self, assignment: str) -> str:
         """NAME=VALUE with the value that the screen shows beside that name."""
         name, _, example = assignment.strip().partition("=")
-        path = urlsplit(example).path
+        path = urlsplit(example.split()[0]).path
         seen = self.screen.decode(errors="replace")
         shown = re.search(rf"{name}\s+(http://\S+?{re.escape(path)})", seen, re.IGNORECASE)
         assert shown, f"the screen shows no {name}: {seen!r}"

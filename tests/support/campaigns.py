@@ -23,7 +23,7 @@ from tests.support.runs import OVER, Running, running
 
 SETTLED = """
 SELECT NOT EXISTS (SELECT FROM campaigns WHERE scheduled AND (next_run_at IS NULL OR next_run_at <= clock()))
-   AND NOT EXISTS (SELECT FROM campaigns WHERE status = 'paused' AND deleted_at IS NULL AND resume_at <= clock())"""
+   AND NOT EXISTS (SELECT FROM campaigns WHERE status = 'paused' AND resume_at <= clock())"""
 STEP: Mapping[str, Any] = {"engine": "prospecting"}
 
 
