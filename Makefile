@@ -37,6 +37,7 @@ check: setup-dev
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
 	@said=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$said"; exit 1; }
+	@$(BIN)/python -m tests.support.documents --check
 
 format: setup-dev
 	@$(BIN)/ruff format --quiet .

@@ -258,7 +258,7 @@ CREATE TABLE leads (
     move_reason             text,
     moved_task              bigint,
     -- What follows is the triggers' and the daemon's own:
-    from_stage              text,                       -- where the last UPDATE moved it from; null if it moved nothing
+    left_stage              text,                       -- where the last UPDATE moved it from; null if it moved nothing
     touched                 smallint NOT NULL DEFAULT 0,-- what the last UPDATE changed: 1 stage, 2 a checked field, 4 do_not_contact
     entry_pending           boolean NOT NULL,           -- the entry action of this stage is still owed
     known_issues            text[] NOT NULL DEFAULT '{}'
@@ -381,7 +381,7 @@ BEGIN
         RETURN NULL;    -- it lives on in another lead
     END IF;
     NEW.stage := st.name;
-    NEW.version := 1; NEW.stage_seq := 1; NEW.deadline_step := 0; NEW.from_stage := NULL; NEW.known_issues := '{}';
+    NEW.version := 1; NEW.stage_seq := 1; NEW.deadline_step := 0; NEW.left_stage := NULL; NEW.known_issues := '{}';
     NEW.created_at := coalesce(NEW.created_at, at_time);
     NEW.updated_at := coalesce(NEW.updated_at, at_time);
     NEW.stage_entered_at := coalesce(NEW.stage_entered_at, at_time);
@@ -430,7 +430,7 @@ BEGIN
     NEW.stage_seq := OLD.stage_seq;
     mover_named := NEW.touched IN (-1, -3);
     reason_named := NEW.touched IN (-2, -3);
-    NEW.from_stage := NULL;
+    NEW.left_stage := NULL;
     NEW.touched := 0;
     IF NEW.stage IS DISTINCT FROM OLD.stage THEN
         SELECT s.required, s.deadlines, s.counts_silence, s.entry_kind, s.on_complete, t.to_stage IS NOT NULL AS legal INTO st
@@ -450,7 +450,7 @@ BEGIN
                     USING ERRCODE = 'PO002', COLUMN = missing[1], HINT = 'set these keys of leads.data first';
             END IF;
         END IF;
-        NEW.from_stage := OLD.stage;
+        NEW.left_stage := OLD.stage;
         NEW.touched := 1;
         NEW.stage_seq := OLD.stage_seq + 1;
         NEW.stage_entered_at := at_time;
@@ -542,12 +542,12 @@ BEGIN
     at_time := clock();
     IF any_touched & 1 > 0 THEN
         INSERT INTO pipeline_events (lead_id, event_type, from_stage, to_stage, metadata, actor, task_id, created_at)
-        SELECT id, 'stage_change', from_stage, stage,
+        SELECT id, 'stage_change', left_stage, stage,
                CASE WHEN move_reason IS NULL THEN '{}' ELSE jsonb_build_object('reason', move_reason) END,
                moved_by, moved_task, stage_entered_at
         FROM fresh WHERE touched & 1 > 0;
         INSERT INTO stage_deltas (pipeline, stage, n)
-        SELECT f.pipeline, d.stage, sum(d.n) FROM fresh f CROSS JOIN LATERAL (VALUES (f.stage, 1), (f.from_stage, -1)) AS d(stage, n)
+        SELECT f.pipeline, d.stage, sum(d.n) FROM fresh f CROSS JOIN LATERAL (VALUES (f.stage, 1), (f.left_stage, -1)) AS d(stage, n)
         WHERE f.touched & 1 > 0 GROUP BY f.pipeline, d.stage HAVING sum(d.n) <> 0;
         INSERT INTO tasks (kind, key, payload, run_at)
         SELECT s.entry_kind, 'lead:' || f.id, jsonb_build_object('lead_id', f.id, 'stage_seq', f.stage_seq), at_time
@@ -1672,4 +1672,4 @@ REVOKE EXECUTE ON FUNCTION enqueue, flag_lead, request_transition, override_stag
     resolve_review, merge_leads, erase_lead, erased_hash,
     cancel_run, pause_run, resume_run, retry_run FROM PUBLIC;
 
-INSERT INTO schema_version (version) VALUES (1);
+INSERT INTO schema_version (version) VALUES (2);

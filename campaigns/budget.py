@@ -50,7 +50,6 @@ class _Counter:
     budget: Budget
     period: Period
     settled: Decimal
-    warned: bool
 
     @property
     def over(self) -> bool:
@@ -58,7 +57,7 @@ class _Counter:
 
     @property
     def near(self) -> bool:
-        return not self.warned and not self.over and self.settled > 0 and self.settled >= NEAR * self.budget.limit
+        return 0 < self.settled <= self.budget.limit and self.settled >= NEAR * self.budget.limit
 
 
 def budgets_of(campaign_id: UUID, document: Mapping[str, Any]) -> tuple[Budget, ...]:
@@ -113,8 +112,7 @@ def _counters(
     for of in charged:
         for budget, place in zip(of.budgets, budgets.places(of.budgets, periods), strict=True):
             if place in used:
-                row, period = used[place], periods[budget.period, budget.timezone]
-                yield _Counter(of, budget, period, row["settled"], row["warned"])
+                yield _Counter(of, budget, periods[budget.period, budget.timezone], used[place]["settled"])
 
 
 async def _warn(conn: Connection, counters: Sequence[_Counter]) -> None:

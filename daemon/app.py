@@ -1,6 +1,7 @@
 """The composition root: it alone knows the handlers, makes the parts and starts their tasks."""
 
 import asyncio
+import gc
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
@@ -28,6 +29,7 @@ from daemon.metrics import Metrics
 from daemon.notify import Notifier
 from daemon.settings import Settings
 from daemon.sweep import Sweep, strange_kinds
+from daemon.task import Kind
 from daemon.timers import Jobs, Timers, keep_leases
 from daemon.transport import open_session
 from daemon.worker import Limits, Worker
@@ -62,6 +64,11 @@ async def explain(
 def campaign_world(settings: Settings, pipelines: tuple[Pipeline, ...] = registry.PIPELINES) -> definition.World:
     """What campaign documents are checked against."""
     return definition.World(settings.engines, frozenset(pipeline.name for pipeline in pipelines))
+
+
+def kinds_of(settings: Settings, pipelines: tuple[Pipeline, ...] = registry.PIPELINES) -> dict[str, Kind[Any]]:
+    """Every kind of task about leads and campaigns."""
+    return {**registry.kinds(registry.by_name(pipelines)), **campaigns.kinds(campaign_world(settings, pipelines))}
 
 
 def catalogue(settings: Settings) -> Catalogue:
@@ -114,9 +121,7 @@ class Daemon:
                 s.engines, self.ledger, self.metrics, session, s.timezone, s.dry_run,
                 webhooks=s.webhooks.signing_secret is not None,
             )  # fmt: skip
-            kinds = registry.kinds(registry.by_name(self.pipelines))
-            kinds |= {kind.name: kind for kind in notify.kinds(Notifier(s, session))}
-            kinds |= campaigns.kinds(campaign_world(s, self.pipelines))
+            kinds = kinds_of(s, self.pipelines) | {k.name: k for k in notify.kinds(Notifier(s, session))}
             limits = Limits(s.worker.concurrency, s.worker.batch, s.worker.lease_s)
             context = Context(self.engines, s)
             self.worker = Worker(claims, self.pool, kinds, self.metrics, limits, context, self._spawn, uuid4())
@@ -163,6 +168,7 @@ class Daemon:
 
     # -- what the API needs of the handlers, which it doesn't know
 
+    campaign_schema = staticmethod(campaign_schema)
     erase = staticmethod(erase)
     normal_address = staticmethod(addresses.normal_address)
     problem_with_country = staticmethod(addresses.problem_with_country)
@@ -208,6 +214,9 @@ class Daemon:
 
     async def run(self, extras: tuple[Coroutine[Any, Any, None], ...] = ()) -> None:
         """Run until SIGTERM or SIGINT, then stop claiming, finish within the grace and give back the rest."""
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 20)
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._stop.set)
@@ -292,4 +301,4 @@ def _say_waiting(details: Mapping[str, Any]) -> None:
         log.warning("waiting for the database", error=str(details["exception"]))
 
 
-__all__ = ["UNREACHABLE", "Daemon", "Pipeline", "erase", "explain", "mermaid", "prepare", "registry"]
+__all__ = ["UNREACHABLE", "Daemon", "Pipeline", "Report", "erase", "explain", "mermaid", "prepare", "registry"]

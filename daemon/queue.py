@@ -84,7 +84,7 @@ class Written:
 
 
 async def _claim(conn: Connection, statement: str, *arguments: Any) -> list[asyncpg.Record]:
-    """Two claims of one key that did not see each other: the index makes the second wait or fail, and it looks again."""
+    """Of two claims of one key that did not see each other the index lets one wait or fail: it looks again."""
     for _ in range(CLAIM_TRIES):
         try:
             rows: list[asyncpg.Record] = await conn.fetch(SQL[statement], *arguments)

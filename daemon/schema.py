@@ -7,7 +7,7 @@ from daemon.db import Connection
 from daemon.errors import SchemaMismatch
 
 MIGRATION_LOCK = 0x6F726369  # advisory: one migration at a time per database
-VERSION = 1
+VERSION = 2
 
 
 def schema_sql() -> str:
@@ -19,7 +19,7 @@ def schema_sql() -> str:
 
 
 def migrations() -> dict[int, str]:
-    """Version -> SQL that leads to it from the one before; version 1 is schema.sql itself."""
+    """Version -> SQL that leads to it from the one before; there is none to 1, the first release's schema."""
     folder = resources.files("daemon").joinpath("migrations")
     if not folder.is_dir():
         return {}

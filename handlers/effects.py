@@ -100,11 +100,12 @@ class Send:
     then_to: str | None = None
     context: Json | None = None
     send_at: datetime | None = None
+    entry_done: bool = False  # this message is what the stage's entry owed
 
 
 @dataclass(frozen=True, slots=True)
 class MessageEnded:
-    """What became of a message."""
+    """What became of a message; `told` is what the lead's timeline says of its sending."""
 
     statement: ClassVar[str] = "message_ended"
     message_id: UUID
@@ -113,6 +114,7 @@ class MessageEnded:
     provider_message_id: str | None = None
     cost: Decimal | None = None
     sent_at: datetime | None = None
+    told: Json | None = None
     channel: str = field(default="", metadata=NO_COLUMN)
 
 
@@ -213,7 +215,8 @@ STATEMENTS: tuple[type[Written], ...] = (
 )
 ONE_PER_LEAD = (Change, Move)
 SHARED = (Exclude, Alert)  # two batches may write the same rows, and must do so in the same order
-HOLDING = (Change, Move, CancelMessages, Send, ReplyRead, AskPerson)  # they write the lead, or refer to its row
+# They write the lead, or refer to its row.
+HOLDING = (Change, Move, CancelMessages, Send, ReplyRead, AskPerson, AddressMended)
 COLUMNS = {kind: [f.name for f in fields(kind) if f.metadata != NO_COLUMN] for kind in STATEMENTS}
 
 

@@ -147,7 +147,8 @@ def _passed(f: Facts, now: datetime) -> Iterator[Wait]:
 def _people(f: Facts, now: datetime) -> Iterator[Wait]:
     for request in f.approvals:
         approve = pasted(SQL["approve"], request["id"])
-        yield Wait(f"a person has to decide: {request['title']}", f"{approve} (or 'rejected')")
+        command = f"orchestrator approvals approve {request['id']}"
+        yield Wait(f"a person has to decide: {request['title']}", f"{command} (or reject); {approve} (or 'rejected')")
     asked = {str((a["payload"].get("reply") or {}).get("id")) for a in f.approvals}
     for reply in f.replies:
         if reply["status"] == "needs_person" and str(reply["id"]) not in asked:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-OWN = frozenset({"from_stage", "touched", "entry_pending", "known_issues"})
+OWN = frozenset({"left_stage", "touched", "entry_pending", "known_issues"})
 """Columns that are the daemon's own business and no engine's."""
 
 

@@ -1,6 +1,7 @@
 """The kinds about a lead: its entry actions, its deadlines, its checks."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -86,11 +87,19 @@ def _enter(stage: Stage, handler: Handler) -> Any:
         outcome = await handler(lead, Attempt(task, context))
         if not isinstance(outcome, Done):
             return outcome
-        if any(isinstance(e, Move) for e in outcome.effects):
-            return outcome
-        return Done((*outcome.effects, Change(lead.id, lead.stage_seq, entry_done=True)), outcome.reason)
+        return Done(_with_entry_done(lead, outcome.effects), outcome.reason)
 
     return enter
+
+
+def _with_entry_done(lead: Lead, effects: Effects) -> Effects:
+    """What the entry owed is done with these: a move ends the entry, a message says so itself."""
+    if any(isinstance(e, Move) for e in effects):
+        return effects
+    own = next((e for e in effects if isinstance(e, Send) and e.stage_seq == lead.stage_seq), None)
+    if own is None:
+        return (*effects, Change(lead.id, lead.stage_seq, entry_done=True))
+    return tuple(replace(e, entry_done=True) if e is own else e for e in effects)
 
 
 # -- deadlines

@@ -206,14 +206,14 @@ def _address(letter: Letter) -> str | Fail:
 def _sent(letter: Letter, task: Task, answer: Answered, estimate: Decimal, pipelines: Pipelines) -> Effects:
     row, result = letter.row, answer.result
     cost = charge(result, estimate).cost
+    told = {"template": row["template"], "channel": row["channel"], "message_id": str(letter.id)}
+    provider_id = _text(result.get("message_id"))
     ended: list[Effect] = [
-        MessageEnded(letter.id, "sent", None, _text(result.get("message_id")), cost, task.now, row["channel"])
+        MessageEnded(letter.id, "sent", None, provider_id, cost, task.now, told, channel=row["channel"])
     ]
     if letter.lead is None:
         return tuple(ended)
     lead, facts = letter.lead, _facts(row, result, task.now)
-    told = {"template": row["template"], "channel": row["channel"], "message_id": str(letter.id)}
-    ended.append(Event(lead.id, "message_sent", told))
     if row["channel"] == "offer":
         made: dict[str, Any] = {k: facts[k] for k in ("offer_amount", "offer_sent_at") if k in facts}
         ended.append(Event(lead.id, "offer_made", made))

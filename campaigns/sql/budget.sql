@@ -1,6 +1,6 @@
 -- name: counters
 -- $1 scopes, $2 periods: what these counters hold, as they are now.
-SELECT b.scope, b.period, b.reserved, b.settled, b.warned
+SELECT b.scope, b.period, b.reserved, b.settled
 FROM budget_counters b JOIN unnest($1::text[], $2::date[]) AS d(scope, period) ON b.scope = d.scope AND b.period = d.period
 
 -- name: warn

@@ -23,7 +23,7 @@ LEFT JOIN engine_calls e ON e.idempotency_key = 'run:' || r.id || ':' || i.posit
 
 -- name: leads
 -- As engines get them: the names of the table, `id` first, but for the daemon's own.
-SELECT l.id, to_jsonb(l) - '{from_stage,touched,entry_pending,known_issues}'::text[] AS lead FROM leads l WHERE l.id = ANY ($1)
+SELECT l.id, to_jsonb(l) - '{left_stage,touched,entry_pending,known_issues}'::text[] AS lead FROM leads l WHERE l.id = ANY ($1)
 
 -- name: approvals
 SELECT * FROM approval_queue WHERE id = ANY ($1)

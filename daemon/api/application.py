@@ -101,7 +101,8 @@ def build(api: Api, routes: Sequence[Route] = ROUTES) -> web.Application:
         for path, group in groupby(by_path, key=lambda route: route.path)
     }
     app = web.Application(middlewares=[_guard(api, resources)], client_max_size=api.bounds.body_bytes)
-    app[openapi.DESCRIBED] = described = openapi.Described(routes)
+    wholes: openapi.Wholes = {campaigns.CampaignDocument: api.daemon.campaign_schema}
+    app[openapi.DESCRIBED] = described = openapi.Described(routes, wholes)
     app[docs.PAGE] = docs.Page(described, api.daemon.settings.public_url)
     for path, resource in resources.items():
         app.router.add_route("*", path, resource.respond, expect_handler=_expect)

@@ -64,9 +64,9 @@ async def show_request(api: Api, given: Followed) -> Answer:
 
 @for_people
 async def decide_request(api: Api, given: Followed) -> Answer:
-    """Decide a request by its form: `decision` is approve or reject; also `by`, `comment` and `code`.
+    """Decide a request by its form. The body is a form (application/x-www-form-urlencoded) or JSON.
 
-    The body is a form (application/x-www-form-urlencoded) or JSON. 409 if it is decided already.
+    409 if it is decided already.
     """
     _require_token(api, given)
     said = parse(Form, _as_json(given))
@@ -125,7 +125,7 @@ ROUTES = (
         media=("text/html",),
     ),
     Route(
-        "POST", _LINK, decide_request, {200: None}, ApprovalId, Link, problems=(403, 404, 409), open=True, unread=True,
-        media=("text/html",),
+        "POST", _LINK, decide_request, {200: None}, ApprovalId, Link, Form, problems=(403, 404, 409), open=True,
+        unread=True, media=("text/html",), takes=("application/x-www-form-urlencoded", "application/json"),
     ),
 )  # fmt: skip

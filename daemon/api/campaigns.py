@@ -30,10 +30,7 @@ class CampaignsQuery(Page):
 
 
 class CampaignDocument(Input):
-    """A campaign document, in camelCase; `orchestrator campaigns validate --schema` prints the whole of its schema.
-
-    Besides name and steps it may have description, schedule, trigger, inputs, budget, notifications and metadata.
-    """
+    """A campaign document, in camelCase; `orchestrator campaigns validate` checks one, `--schema` prints its schema."""
 
     model_config = ConfigDict(
         extra="allow",

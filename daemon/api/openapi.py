@@ -3,7 +3,7 @@
 import inspect
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from http import HTTPStatus
 from typing import Any
@@ -18,6 +18,8 @@ from daemon.api.route import Answer, Api, Given, Nothing, Route
 
 Document = dict[str, Any]
 Key = tuple[type[BaseModel], JsonSchemaMode]
+Wholes = Mapping[type[BaseModel], Callable[[], Document]]
+"""The JSON Schemas of bodies of which their model tells less than is checked."""
 
 ABOUT = """\
 Send `Authorization: Bearer TOKEN` with everything but the routes that are open. Without a token set, the API serves
@@ -63,13 +65,13 @@ class OpenApi(BaseModel):
 class Described:
     """A route table, and its document as soon as somebody asks for it."""
 
-    def __init__(self, routes: Sequence[Route]) -> None:
-        self._routes = routes
+    def __init__(self, routes: Sequence[Route], wholes: Wholes) -> None:
+        self._routes, self._wholes = routes, wholes
 
     @cached_property
     def document(self) -> Document:
         """The OpenAPI document."""
-        return document_of(self._routes)
+        return document_of(self._routes, self._wholes)
 
 
 DESCRIBED = web.AppKey("described", Described)
@@ -86,9 +88,9 @@ ROUTES = (Route("GET", "/api/openapi.json", show_openapi, {200: OpenApi}),)
 # -- the document
 
 
-def document_of(routes: Sequence[Route]) -> Document:
+def document_of(routes: Sequence[Route], wholes: Wholes) -> Document:
     """The OpenAPI document of these routes."""
-    schemas = _Schemas(routes)
+    schemas = _Schemas(routes, wholes)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Pipeline orchestrator", "version": __version__, "description": ABOUT},
@@ -153,7 +155,7 @@ def _operation(route: Route, schemas: "_Schemas") -> Document:
         **({"description": description} if description else {}),
         **({"security": []} if route.open else {}),
         **({"parameters": parameters} if parameters else {}),
-        **({"requestBody": schemas.body(route.body)} if route.body is not Nothing else {}),
+        **({"requestBody": schemas.body(route)} if route.body is not Nothing else {}),
         "responses": {
             **{str(status): _answer(status, model, route, schemas) for status, model in route.answers.items()},
             **{str(status): {"$ref": f"#/components/responses/Problem{status}"} for status in problems_of(route)},
@@ -210,20 +212,22 @@ class _Generator(GenerateJsonSchema):
 class _Schemas:
     """The schemas of all models of a route table; `refs` says how each is referred to."""
 
-    def __init__(self, routes: Sequence[Route]) -> None:
+    def __init__(self, routes: Sequence[Route], wholes: Wholes) -> None:
         self.refs, defined = models_json_schema(
             list(dict.fromkeys(_models(routes))),
             ref_template="#/components/schemas/{model}",
             schema_generator=_Generator,
         )
         self._all: Document = defined["$defs"]
+        for model, whole in wholes.items():
+            self._all |= _spread(self._called(model), self._all[self._called(model)], whole())
         bodies = {route.body for route in routes}
         spread = {model for route in routes for model in (route.params, route.query)} - bodies | {Nothing}
         hidden = {self._called(model) for model in spread}
         self.components = {name: schema for name, schema in self._all.items() if name not in hidden}
 
     def _called(self, model: type[BaseModel]) -> str:
-        return str(self.refs[model, "validation"]["$ref"]).rpartition("/")[2]
+        return _last(self.refs[model, "validation"]["$ref"])
 
     def parameters(self, model: type[BaseModel], place: str) -> Iterator[Document]:
         """The fields of a model that is spread over path or query."""
@@ -234,11 +238,35 @@ class _Schemas:
             empty = {"allowEmptyValue": True} if place == "query" and not required else {}
             yield {"name": name, "in": place, "required": required, **empty, **said, "schema": _in_a_url(field)}
 
-    def body(self, model: type[BaseModel]) -> Document:
-        """A JSON body; it may be missing if `{}` will do."""
-        schema = self._all[self._called(model)]
-        content = {"application/json": {"schema": self.refs[model, "validation"]}}
+    def body(self, route: Route) -> Document:
+        """The body; it may be missing if `{}` will do."""
+        schema = self._all[self._called(route.body)]
+        content = {media: {"schema": self.refs[route.body, "validation"]} for media in route.takes}
         return {"required": bool(schema.get("required")), "content": content}
+
+
+def _spread(name: str, told: Document, whole: Document) -> Document:
+    """A JSON Schema and its definitions as components; the words and examples of what was told before stay."""
+    places = {part: f"{name.removesuffix('Document')}{part}" for part in whole.get("$defs", {})}
+    parts = {places[part]: _moved(schema, places) for part, schema in whole.get("$defs", {}).items()}
+    root = _moved({key: value for key, value in whole.items() if key not in ("$schema", "$defs")}, places)
+    return {name: {**root, **{key: told[key] for key in ("description", "examples") if key in told}}, **parts}
+
+
+def _moved(node: Any, places: Mapping[str, str]) -> Any:
+    """A part of a schema that refers to components, without titles made of names."""
+    if isinstance(node, list):
+        return [_moved(part, places) for part in node]
+    if not isinstance(node, dict):
+        return node
+    kept = {key: _moved(part, places) for key, part in node.items() if key != "title" or isinstance(part, dict)}
+    if isinstance(node.get("$ref"), str):  # else it is a field of that name
+        kept["$ref"] = f"#/components/schemas/{places[_last(node['$ref'])]}"
+    return kept
+
+
+def _last(reference: str) -> str:
+    return reference.rpartition("/")[2]
 
 
 def _models(routes: Sequence[Route]) -> Iterator[Key]:

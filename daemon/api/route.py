@@ -114,3 +114,4 @@ class Route:
     unread: bool = False  # its handler reads the body, being stricter or laxer than a model
     timeout_s: float | None = 15.0  # None: a stream
     media: tuple[str, ...] = ()  # of answers that are no JSON, or not only
+    takes: tuple[str, ...] = ("application/json",)  # what the body may be; JSON or a form, of the same fields

@@ -4,12 +4,14 @@ import asyncio
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
+import orjson
 import typer
 
 from daemon import notify, schema
-from daemon.app import Pipeline, registry
+from daemon.app import Pipeline, Report, check_campaign, kinds_of, registry
 from daemon.commands import access
 from daemon.db import Connection, Statements
 from daemon.errors import DatabaseUnavailable, OrchestratorError, SchemaMismatch
@@ -39,7 +41,7 @@ def register(app: typer.Typer) -> None:
 
 
 def check() -> None:
-    """Settings, database, schema, pipelines, tasks, engines and notices: each ok, warning or error."""
+    """Settings, database, schema, pipelines, campaigns, tasks, engines and notices: each ok, warning or error."""
     settings = access.read_settings()
     lines = [*_settings(settings), *_database(settings), *asyncio.run(_engines(settings.engines.values()))]
     lines += [asyncio.run(_smtp(settings)), _notices(settings)]
@@ -61,13 +63,13 @@ def _settings(settings: Settings) -> Iterator[Line]:
 def _database(settings: Settings) -> Sequence[Line]:
     try:
         with access.database(settings) as database:
-            found = access.on_connection(database.dsn, _look_into)
+            found = access.on_connection(database.dsn, partial(_look_into, settings=settings))
     except DatabaseUnavailable as error:
         return [Line("error", "database", str(error))]
     return [Line("ok", "database", settings.database_label), *found]
 
 
-async def _look_into(conn: Connection) -> list[Line]:
+async def _look_into(conn: Connection, settings: Settings) -> list[Line]:
     version = await schema.current_version(conn)
     if version == 0:
         return [Line("warning", "schema", 'none yet: "orchestrator run" or "orchestrator db init" makes it')]
@@ -75,7 +77,12 @@ async def _look_into(conn: Connection) -> list[Line]:
         await schema.require_current(conn)
     except SchemaMismatch as mismatch:
         return [Line("error", "schema", str(mismatch))]
-    found = [*await _pipelines(conn), *await _tasks(conn), *await _sandbox(conn)]
+    found = [
+        *await _pipelines(conn),
+        *await _campaigns(conn, settings),
+        *await _tasks(conn, settings),
+        *await _sandbox(conn),
+    ]
     return [Line("ok", "schema", f"version {version}"), *found]
 
 
@@ -117,8 +124,26 @@ def _stranger(row: Mapping[str, object]) -> Line:
     return Line("error", f"stage {row['place']}", finding)
 
 
-async def _tasks(conn: Connection) -> list[Line]:
-    known = [*registry.kinds(registry.by_name(registry.PIPELINES)), *notify.KINDS]
+async def _campaigns(conn: Connection, settings: Settings) -> list[Line]:
+    """Whether each stored document is still valid."""
+    return [
+        _checked(row, check_campaign(orjson.dumps(row["config"]), settings))
+        for row in await conn.fetch(SQL["campaigns"])
+    ]
+
+
+def _checked(row: Mapping[str, object], report: Report) -> Line:
+    if report.errors:
+        return Line("error", f"campaign {row['name']}", "; ".join(map(str, report.errors)))
+    if row["status"] == "error":
+        return Line(
+            "warning", f"campaign {row['name']}", f"valid again: resume it (orchestrator campaigns resume {row['id']})"
+        )
+    return Line("ok", f"campaign {row['name']}", f"valid, {row['status']}")
+
+
+async def _tasks(conn: Connection, settings: Settings) -> list[Line]:
+    known = [*kinds_of(settings), *notify.KINDS]
     unknown = [
         Line("warning", f"tasks of kind {row['kind']}", f"{row['n']} that this program doesn't know and never claims")
         for row in await conn.fetch(SQL["unknown_kinds"], known)

@@ -13,7 +13,7 @@ from daemon import schema
 from daemon.app import prepare
 from daemon.commands import access, archive, programs
 from daemon.db import Connection, Statements
-from daemon.errors import SchemaMismatch
+from daemon.errors import OrchestratorError, SchemaMismatch
 
 SQL = Statements("daemon.commands", "database.sql")
 group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -39,15 +39,24 @@ async def _init(conn: Connection) -> str:
 
 @group.command()
 def migrate() -> None:
-    """Move the schema forward to this program's version."""
+    """Move the schema forward to this program's version. Daemons have to be stopped first; a backup is wise."""
     with access.database(access.read_settings()) as database:
         typer.echo(access.on_connection(database.dsn, _migrate))
 
 
 async def _migrate(conn: Connection) -> str:
+    if 0 < await schema.current_version(conn) < schema.VERSION:
+        await _require_alone(conn)
     applied = await schema.migrate(conn)
     await prepare(conn)
     return f"applied: {', '.join(map(str, applied))}" if applied else f"nothing to do, version {schema.VERSION}"
+
+
+async def _require_alone(conn: Connection) -> None:
+    """A daemon of the version before would go on with statements that don't fit any more."""
+    (row,) = await conn.fetch(SQL["occupied"])
+    if row["daemons"]:
+        raise OrchestratorError("a daemon is connected to this database: stop it first")
 
 
 @group.command()

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from daemon import queue
-from daemon.app import registry
+from daemon.app import kinds_of
+from daemon.commands import access
 from daemon.commands.showing import AsJson, Limit, Page, Row, asked, moment, rows_of, say_json
 from daemon.db import Connection, Statements
 from daemon.errors import OrchestratorError
@@ -89,7 +90,7 @@ def cancel(task: TaskId, as_json: AsJson = False) -> None:
 
 
 async def _cancel(conn: Connection, task: int) -> bool:
-    return await queue.cancel(conn, registry.kinds(registry.by_name(registry.PIPELINES)), task)
+    return await queue.cancel(conn, kinds_of(access.read_settings()), task)
 
 
 def _change(task: int, wish: Callable[[Connection, int], Awaitable[bool]], done: str, as_json: bool) -> None:

@@ -56,21 +56,34 @@ SELECT d.*, (SELECT orchestrator.clock())
 FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::jsonb[], $5::text[]) AS d
 
 -- name: send
+WITH d AS (
+    SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int[], $8::text[], $9::jsonb[],
+                         $10::timestamptz[], $11::boolean[])
+           AS d(task_id, lead_id, template, key, channel, to_address, stage_seq, then_to, context, send_at, entry_done)
+), entered AS (
+    UPDATE leads l SET entry_pending = false FROM d WHERE d.entry_done AND l.id = d.lead_id AND l.stage_seq = d.stage_seq
+)
 INSERT INTO messages (lead_id, template, idempotency_key, channel, to_address, stage_seq, then_to, context, send_at, status)
 SELECT d.lead_id, d.template, d.key, d.channel, d.to_address, d.stage_seq, d.then_to, coalesce(d.context, '{}'),
        coalesce(d.send_at, (SELECT orchestrator.clock())), 'scheduled'
-FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int[], $8::text[], $9::jsonb[], $10::timestamptz[])
-     AS d(task_id, lead_id, template, key, channel, to_address, stage_seq, then_to, context, send_at)
+FROM d
 ON CONFLICT (idempotency_key) DO NOTHING
 
 -- name: message_ended
--- A person's cancelling in mid-send doesn't undo a send. Answers whose doing it was.
-UPDATE messages m SET status = d.status, reason = d.reason, cost = coalesce(d.cost, m.cost),
-    provider_message_id = coalesce(d.provider_message_id, m.provider_message_id), sent_at = coalesce(d.sent_at, m.sent_at)
-FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::numeric[], $7::timestamptz[])
-     AS d(task_id, message_id, status, reason, provider_message_id, cost, sent_at)
-WHERE m.id = d.message_id AND (m.status IN ('scheduled', 'sending', 'unknown') OR d.status = 'sent' AND m.status <> 'sent')
-RETURNING d.task_id
+-- A person's cancelling in mid-send doesn't undo a send. Answers whose doing it was; the event is theirs alone.
+WITH ended AS (
+    UPDATE messages m SET status = d.status, reason = d.reason, cost = coalesce(d.cost, m.cost),
+        provider_message_id = coalesce(d.provider_message_id, m.provider_message_id), sent_at = coalesce(d.sent_at, m.sent_at)
+    FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::numeric[], $7::timestamptz[], $8::jsonb[])
+         AS d(task_id, message_id, status, reason, provider_message_id, cost, sent_at, told)
+    WHERE m.id = d.message_id AND (m.status IN ('scheduled', 'sending', 'unknown') OR d.status = 'sent' AND m.status <> 'sent')
+    RETURNING d.task_id, m.lead_id, d.told
+), told AS (
+    INSERT INTO pipeline_events (task_id, lead_id, event_type, metadata, actor, created_at)
+    SELECT task_id, lead_id, 'message_sent', told, 'orchestrator', (SELECT orchestrator.clock())
+    FROM ended WHERE told IS NOT NULL AND lead_id IS NOT NULL
+)
+SELECT task_id FROM ended
 
 -- name: message_waits
 UPDATE messages m SET reason = d.reason
@@ -109,7 +122,12 @@ FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::js
 ON CONFLICT (type, subject) WHERE resolved_at IS NULL DO NOTHING
 
 -- name: address_mended
--- What could not be sent for want of an address may be now; the trigger revives its task.
-UPDATE messages m SET status = 'scheduled', reason = NULL
-FROM unnest($1::bigint[], $2::uuid[], $3::int[]) AS d(task_id, lead_id, stage_seq)
-WHERE m.lead_id = d.lead_id AND m.stage_seq = d.stage_seq AND m.status = 'failed' AND m.reason LIKE 'no usable address%'
+-- What could not be sent for want of an address may be now; the trigger revives its task, and nobody need look any more.
+WITH mended AS (
+    UPDATE messages m SET status = 'scheduled', reason = NULL
+    FROM unnest($1::bigint[], $2::uuid[], $3::int[]) AS d(task_id, lead_id, stage_seq)
+    WHERE m.lead_id = d.lead_id AND m.stage_seq = d.stage_seq AND m.status = 'failed' AND m.reason LIKE 'no usable address%'
+    RETURNING m.lead_id
+)
+UPDATE leads l SET needs_review = false, review_reason = NULL FROM mended
+WHERE l.id = mended.lead_id AND l.review_reason LIKE '% could not be sent: no usable address%'

@@ -126,7 +126,7 @@ async def test_an_import_keeps_the_times_it_brings(conn: Connection) -> None:
 
 async def test_what_belongs_to_the_triggers_cannot_be_written_on_insert(conn: Connection) -> None:
     lead = await insert(
-        conn, stage_seq=9, version=9, from_stage="COMPLETED", entry_pending=False, touched=7, deadline_step=3
+        conn, stage_seq=9, version=9, left_stage="COMPLETED", entry_pending=False, touched=7, deadline_step=3
     )
     assert (lead["stage_seq"], lead["version"], lead["from_stage"], lead["deadline_step"]) == (1, 1, None, 0)
     assert lead["entry_pending"]
@@ -185,7 +185,7 @@ async def test_a_conversation_begins_with_its_stage(conn: Connection) -> None:
 
 async def test_an_update_to_the_same_stage_is_no_move(conn: Connection) -> None:
     lead = await at(conn, "OFFER_MADE")
-    same = await update(conn, lead["id"], stage="OFFER_MADE", stage_seq=7, from_stage="NEW_LEAD", touched=7)
+    same = await update(conn, lead["id"], stage="OFFER_MADE", stage_seq=7, left_stage="NEW_LEAD", touched=7)
     assert (same["stage_seq"], same["from_stage"], same["version"]) == (1, None, 2)
     assert await queued(conn) == []
 

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from daemon.db import Connection, connect
+from daemon.schema import VERSION
 from tests.support.commands import orchestrator
 from tests.support.postgres import Server
 
@@ -59,9 +60,9 @@ async def test_init_is_idempotent(home: Path, server: Server) -> None:
     after = await orchestrator(home, "db", "status", DATABASE_URL=dsn)
     assert [one.code for one in (before, first, again, migrated, after)] == [0] * 5
     assert 'run "orchestrator db init"' in before.out
-    assert (first.out, again.out) == ("schema made, version 1\n", "schema is there, version 1\n")
-    assert migrated.out == "nothing to do, version 1\n"
-    assert "version 1, current" in after.out
+    assert (first.out, again.out) == (f"schema made, version {VERSION}\n", f"schema is there, version {VERSION}\n")
+    assert migrated.out == f"nothing to do, version {VERSION}\n"
+    assert f"version {VERSION}, current" in after.out
     assert str(urlsplit(dsn).password) not in after.out
     await server.drop(dsn)
 

@@ -18,15 +18,17 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from daemon.api.application import ROUTES
+from daemon.api.campaigns import CampaignDocument
 from daemon.api.docs import example
 from daemon.api.openapi import document_of
 from daemon.api.route import Bounds, Route
+from daemon.app import campaign_schema
 from daemon.db import Connection
 from tests.support.api import TOKEN, Client, Reply, serving
 from tests.support.populated import path_to, populate
 from tests.support.postgres import Server
 
-DOCUMENT = document_of(ROUTES)
+DOCUMENT = document_of(ROUTES, {CampaignDocument: campaign_schema})
 GETS = [route for route in ROUTES if route.method == "GET"]
 CHANGES = [route for route in ROUTES if route.method != "GET"]
 GUARDED = [route for route in ROUTES if not route.open]

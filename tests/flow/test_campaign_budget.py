@@ -2,7 +2,7 @@
 
 Mutants that these tests kill (each one line, tried by hand):
   budgets.py: `_fit_one` without `+ want.cost`; `fit` doesn't carry over what it has just let through
-  budget.py: `over` is never true; `near` without `not self.warned`; `budgets_of` with the shortest window first
+  budget.py: `over` is never true; `budgets_of` with the shortest window first; budget.sql: `warn` without NOT b.warned
   engine.py: a spent campaign budget snoozes the step; effects.sql: `campaign_paused` without resume_at
 """
 

@@ -14,6 +14,7 @@ import pytest
 
 from daemon import __version__
 from daemon.db import Connection
+from daemon.schema import VERSION
 from tests.support.commands import Ended, free_port, orchestrator, running
 from tests.support.postgres import Server
 from tests.support.processes import until
@@ -133,7 +134,7 @@ async def test_check_lists_settings_and_findings(home: Path, dsn: str, conn: Con
     assert all(line.split()[0] in {"ok", "warning", "error"} for line in said.out.splitlines())
     assert "ok       ORCHESTRATOR_WORKER__CONCURRENCY: 64 (default)" in said.out
     assert "ok       ORCHESTRATOR_API__TOKEN: ********" in said.out
-    assert "ok       schema: version 1" in said.out
+    assert f"ok       schema: version {VERSION}" in said.out
     assert "warning  pipeline vendor_acquisition:" in said.out
     assert "warning  tasks of kind of_the_future: 1 " in said.out
     assert "warning  tasks of key lead:busy: 1001 " in said.out
@@ -200,7 +201,7 @@ async def test_creates_the_schema_in_an_empty_database(home: Path, server: Serve
     dsn = await server.clone("template0")
     said = await orchestrator(home, "run", "--once", DATABASE_URL=dsn)
     assert said.code == 0, said.err
-    assert "version 1, current" in (await orchestrator(home, "db", "status", DATABASE_URL=dsn)).out
+    assert f"version {VERSION}, current" in (await orchestrator(home, "db", "status", DATABASE_URL=dsn)).out
     await server.drop(dsn)
 
 
@@ -275,7 +276,7 @@ async def test_tells_systemd(home: Path, dsn: str) -> None:
 async def test_brings_its_own_server_and_takes_it_along(home: Path) -> None:
     with running(home, "run") as daemon:
         await daemon.until_said("ready")
-        assert "version 1, current" in (await orchestrator(home, "db", "status")).out
+        assert f"version {VERSION}, current" in (await orchestrator(home, "db", "status")).out
         pid = int((home / "home/postgres/data/postmaster.pid").read_text().split()[0])
         assert await daemon.stopped(signal.SIGTERM, within=10.0) == 0
     assert not psutil.pid_exists(pid)
@@ -284,7 +285,10 @@ async def test_brings_its_own_server_and_takes_it_along(home: Path) -> None:
 async def test_two_commands_at_once_share_one_home(home: Path) -> None:
     both = await asyncio.gather(orchestrator(home, "db", "init"), orchestrator(home, "db", "init"))
     assert [one.code for one in both] == [0, 0], both
-    assert sorted(one.out for one in both) == ["schema is there, version 1\n", "schema made, version 1\n"]
+    assert sorted(one.out for one in both) == [
+        f"schema is there, version {VERSION}\n",
+        f"schema made, version {VERSION}\n",
+    ]
 
 
 async def test_the_sandbox_plays_every_engine(home: Path, dsn: str, conn: Connection) -> None:

@@ -358,6 +358,7 @@ async def test_an_impossible_number_is_never_called_and_mended_later(dsn: str, p
         await t.sql("UPDATE leads SET phone = '+15550121234' WHERE id = $1", lead)
         await t.expect(lead, "AI_CONVERSATION")
         await t.expect_sent_in_all(lead, "INITIAL_CONTACT")
+        assert not await t.get(lead, "needs_review")
 
 
 @pytest.mark.parametrize(("phone", "country", "to"), [

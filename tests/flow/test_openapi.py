@@ -15,9 +15,11 @@ import jsonschema_rs
 import pytest
 
 from daemon.api.application import ROUTES
+from daemon.api.campaigns import CampaignDocument
 from daemon.api.docs import example, notes, page_of
 from daemon.api.openapi import Document, document_of, problems_of
 from daemon.api.route import Nothing, Route
+from daemon.app import campaign_schema
 from tests.support.api import TOKEN, Client, Reply, serving
 from tests.support.populated import path_to, populate, values
 from tests.support.postgres import Server
@@ -26,7 +28,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its dependencies
     import openapi_spec_validator
 
-DOCUMENT = document_of(ROUTES)
+DOCUMENT = document_of(ROUTES, {CampaignDocument: campaign_schema})
 SCHEMAS = DOCUMENT["components"]["schemas"]
 NOBODY = "00000000-0000-0000-0000-000000000000"
 VOID = {"meta", "input", "br", "link"}
@@ -106,6 +108,38 @@ def test_the_example_of_a_body_is_accepted(route: Route) -> None:
 def test_nothing_is_kept_that_nobody_refers_to() -> None:
     named = set(re.findall(r'"#/components/(?:schemas|responses)/([^"]+)"', json.dumps(DOCUMENT)))
     assert named == {*SCHEMAS, *DOCUMENT["components"]["responses"]}
+
+
+def untitled(node: dict[str, Any]) -> dict[str, Any]:
+    """An object of a schema without the title that was made of its name."""
+    return {key: value for key, value in node.items() if key != "title" or isinstance(value, dict)}
+
+
+def test_a_campaign_is_described_whole() -> None:
+    text = json.dumps(campaign_schema()).replace('"#/$defs/', '"#/components/schemas/Campaign')
+    whole = json.loads(text, object_hook=untitled)
+    parts = whole.pop("$defs")
+    assert {part: SCHEMAS[f"Campaign{part}"] for part in parts} == parts
+    told, wanted = dict(SCHEMAS["CampaignDocument"]), whole
+    words = [told.pop("description"), told.pop("examples"), wanted.pop("description"), wanted.pop("$schema")]
+    assert all(words)
+    assert told == wanted
+
+
+@pytest.mark.parametrize("schedule", ["0 9 * * MON", {"cron": "0 9 * * MON", "timezone": "Europe/Berlin"}, None])
+def test_a_schedule_is_described_in_each_of_its_forms(schedule: Any) -> None:
+    named = {"name": "Weekly", "steps": [{"engine": "prospecting"}]}
+    check({"$ref": "#/components/schemas/CampaignDocument"}, {**named, "schedule": schedule})
+    for wrong in ({"timezone": "Europe/Berlin"}, {"cron": 5}, 5, {"cron": "0 9 * * MON", "more": 1}):
+        with pytest.raises(jsonschema_rs.ValidationError):
+            check({"$ref": "#/components/schemas/CampaignDocument"}, {**named, "schedule": wrong})
+
+
+def test_a_decision_is_a_form_or_json() -> None:
+    body = DOCUMENT["paths"]["/approve/{id}"]["post"]["requestBody"]
+    assert body["content"].keys() == {"application/x-www-form-urlencoded", "application/json"}
+    assert SCHEMAS["Form"]["properties"].keys() == {"decision", "by", "comment", "code"}
+    assert SCHEMAS["Form"]["required"] == ["decision", "by"]
 
 
 # -- what it says is what is answered

@@ -158,8 +158,8 @@ ENTRIES_UNCOUNTED = InFunction(
 ORIGIN_FORGOTTEN = InFunction(
     "history forgets where a lead came from",
     "leads_before_update",
-    "NEW.from_stage := OLD.stage;",
-    "NEW.from_stage := coalesce(OLD.from_stage, OLD.stage);",
+    "NEW.left_stage := OLD.stage;",
+    "NEW.left_stage := coalesce(OLD.left_stage, OLD.stage);",
 )
 
 FOR_THE_HISTORY: tuple[Mutant, ...] = (MOVES_UNCHECKED, FIELDS_UNCHECKED, ENTRIES_UNCOUNTED, ORIGIN_FORGOTTEN)

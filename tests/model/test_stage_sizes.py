@@ -129,7 +129,7 @@ def test_two_at_once_lose_no_lead(scene: Scene, histories: list[list[Act]]) -> N
 
 
 MUTANTS = (
-    InFunction("moves unseen", "leads_after_update", "(f.from_stage, -1)", "(f.from_stage, 0)"),
+    InFunction("moves unseen", "leads_after_update", "(f.left_stage, -1)", "(f.left_stage, 0)"),
     InFunction("deleted ones stay", "leads_after_delete", "-count(*)", "0"),
     InFunction(
         "folded twice", "fold_stage_counts", "DELETE FROM stage_deltas RETURNING *", "SELECT * FROM stage_deltas"

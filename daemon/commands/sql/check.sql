@@ -22,3 +22,6 @@ GROUP BY key HAVING count(*) > $1 ORDER BY n DESC, key LIMIT 20
 -- Null: no sandbox's database.
 SELECT CASE WHEN coalesce(obj_description('orchestrator'::regnamespace, 'pg_namespace'), '') LIKE '%orchestrator sandbox%'
             THEN (SELECT count(*) FROM orchestrator.leads WHERE source = 'sandbox' OR run_id IS NOT NULL) END
+
+-- name: campaigns
+SELECT id, name, status, config FROM orchestrator.campaigns WHERE deleted_at IS NULL ORDER BY name

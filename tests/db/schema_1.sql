@@ -1,0 +1,944 @@
+-- The schema of the pipeline orchestrator: the one truth of its tables, read from top to bottom.
+--
+--   1 clock      2 pipelines   3 tasks     4 leads      5 replies, messages, exclusions
+--   6 engines    7 people      8 schedules 9 functions for users    10 the daemon's own
+--
+-- Rules that hold throughout:
+--   * A cause and the task it asks for are written in one transaction; NOTIFY is only a hint.
+--   * Triggers are the only writers of stage history and of entry tasks, whoever made the change.
+--   * A function that runs with its owner's rights names pg_temp last in its search_path: left out, it would come first,
+--     and anybody's temporary table would be taken for ours.
+--   * Times are timestamptz; deadlines, slots and run_at are business time (clock()), leases are real time.
+
+CREATE SCHEMA IF NOT EXISTS orchestrator;
+SET LOCAL search_path = orchestrator, pg_catalog;
+
+CREATE TABLE schema_version (
+    version    int PRIMARY KEY,
+    applied_at timestamptz NOT NULL DEFAULT now()
+);
+
+
+-- ---------------------------------------------------------------------------------------------
+-- 1 Clock. Business time may be shifted (tests, simulations); real time never is.
+-- ---------------------------------------------------------------------------------------------
+
+CREATE TABLE clock_shift (
+    one   boolean PRIMARY KEY DEFAULT true CHECK (one),
+    shift interval NOT NULL DEFAULT '0'
+);
+INSERT INTO clock_shift DEFAULT VALUES;
+
+CREATE FUNCTION clock() RETURNS timestamptz
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp
+AS $$ SELECT statement_timestamp() + shift FROM orchestrator.clock_shift $$;
+
+-- An id that begins with the time (UUID version 7): what was made together lies together, and an update of recent
+-- rows touches few pages of their index instead of as many as there are rows.
+CREATE FUNCTION new_id() RETURNS uuid LANGUAGE sql VOLATILE PARALLEL SAFE AS $$
+    SELECT encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid())
+        PLACING substring(int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3) FROM 1 FOR 6), 52, 1), 53, 1), 'hex')::uuid
+$$;
+
+-- Wakes every daemon. The payload is constant, so that a transaction sends one at most;
+-- bulk loads and the daemons themselves silence it with SET orchestrator.quiet = 'on'.
+CREATE FUNCTION wake() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF coalesce(current_setting('orchestrator.quiet', true), '') <> 'on' THEN
+        PERFORM pg_notify('orchestrator', '');
+    END IF;
+END $$;
+
+CREATE FUNCTION wake_trigger() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM wake();
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION shift_clock(by interval) RETURNS timestamptz
+LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+DECLARE moved timestamptz;
+BEGIN
+    UPDATE clock_shift SET shift = shift + by RETURNING statement_timestamp() + shift INTO moved;
+    PERFORM pg_notify('orchestrator', '');
+    RETURN moved;
+END $$;
+
+
+-- ---------------------------------------------------------------------------------------------
+-- 2 Pipelines. Declared in Python under handlers/; these rows are written from there at start,
+--   so that the guard below needs nothing but the database.
+-- ---------------------------------------------------------------------------------------------
+
+CREATE TABLE pipelines (
+    name    text PRIMARY KEY,
+    initial text NOT NULL,
+    checked text[] NOT NULL DEFAULT '{}'    -- keys of leads.data that a check reads
+);
+
+CREATE TABLE stages (
+    pipeline       text NOT NULL REFERENCES pipelines ON DELETE CASCADE,
+    name           text NOT NULL,
+    position       int NOT NULL,
+    terminal       boolean NOT NULL DEFAULT false,
+    entry_kind     text,                            -- the kind of task that an entry owes
+    required       text[] NOT NULL DEFAULT '{}',    -- fields of leads.data without which nobody enters
+    deadlines      interval[] NOT NULL DEFAULT '{}',-- ages at which its deadline steps fire
+    counts_silence boolean NOT NULL DEFAULT false,  -- ages count from the lead's last word, not from the entry
+    on_complete    text,                            -- where a lead goes by itself once that stage's fields are there
+    sweep_step     text NOT NULL DEFAULT 'stalled_conversations',
+    PRIMARY KEY (pipeline, name)
+);
+
+CREATE TABLE transitions (
+    pipeline   text NOT NULL,
+    from_stage text NOT NULL,
+    to_stage   text NOT NULL,
+    PRIMARY KEY (pipeline, from_stage, to_stage),
+    FOREIGN KEY (pipeline, from_stage) REFERENCES stages ON DELETE CASCADE,
+    FOREIGN KEY (pipeline, to_stage) REFERENCES stages ON DELETE CASCADE
+);
+
+
+-- ---------------------------------------------------------------------------------------------
+-- 3 Tasks: the one queue.
+--
+--   available -> running -> (gone, to task_log) | available again (retry, snooze, interruption) | dead
+--
+--   lease_id is the fence: each claim makes a new one and every later write of that attempt names it.
+--   Equal keys never run together (a unique index says so, not only the claim), and of those that are
+--   due the lower id goes first.
+-- ---------------------------------------------------------------------------------------------
+
+CREATE TABLE tasks (
+    id               bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    kind             text NOT NULL,
+    key              text,
+    payload          jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(payload) = 'object'),
+    priority         smallint NOT NULL DEFAULT 50 CHECK (priority IN (10, 50, 90)),
+    status           text NOT NULL DEFAULT 'available' CHECK (status IN ('available', 'running', 'dead')),
+    run_at           timestamptz NOT NULL DEFAULT orchestrator.clock(),
+    attempt          int NOT NULL DEFAULT 0,
+    max_attempts     int CHECK (max_attempts > 0),  -- null until the first claim: the kind's own policy
+    round            int NOT NULL DEFAULT 0,     -- raised by a person's retry of an unknown outcome: part of the Idempotency-Key
+    interruptions    int NOT NULL DEFAULT 0,     -- attempts that ended with their daemon
+    dedup_key        text,                       -- covers a waiting task only: the claim clears it
+    lease_id         uuid,
+    lease_expires_at timestamptz,
+    worker           uuid,
+    error            text,
+    created_at       timestamptz NOT NULL DEFAULT now(),
+    started_at       timestamptz,
+    CHECK ((status = 'running') = (lease_id IS NOT NULL))
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+
+CREATE INDEX tasks_due ON tasks (kind, priority, run_at, id) WHERE status = 'available';
+CREATE INDEX tasks_waiting_of_key ON tasks (key, id) WHERE status = 'available';
+CREATE UNIQUE INDEX tasks_running_key ON tasks (key) WHERE status = 'running';
+CREATE UNIQUE INDEX tasks_dedup ON tasks (dedup_key) WHERE status = 'available';
+-- For the pulse alone. `attempt >= 0` is always true; it keeps the planner from offering this index to the claim,
+-- which would then walk the due tasks of all kinds once per kind.
+CREATE INDEX tasks_next ON tasks (run_at) WHERE status = 'available' AND attempt >= 0;
+CREATE INDEX tasks_dead ON tasks (key) WHERE status = 'dead';
+CREATE INDEX tasks_lonely ON tasks (run_at, id) WHERE status = 'available' AND interruptions >= 3;
+
+CREATE TRIGGER tasks_wake AFTER INSERT ON tasks FOR EACH STATEMENT EXECUTE FUNCTION wake_trigger();
+
+-- A dead task starts anew, a waiting one is due now. If the call of its last round is of unknown outcome, the next one
+-- gets a new round, and with it a new Idempotency-Key.
+CREATE FUNCTION revive(task bigint) RETURNS boolean
+LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE tasks t SET status = 'available', run_at = clock(), error = NULL,
+        round = t.round + CASE WHEN t.status = 'dead' AND EXISTS (
+            SELECT FROM engine_calls c WHERE c.task_id = t.id AND c.round = t.round AND c.status = 'unknown') THEN 1 ELSE 0 END,
+        attempt = CASE WHEN t.status = 'dead' THEN 0 ELSE t.attempt END,
+        interruptions = CASE WHEN t.status = 'dead' THEN 0 ELSE t.interruptions END
+    WHERE t.id = task AND t.status IN ('dead', 'available');
+    IF FOUND THEN
+        PERFORM wake();
+    END IF;
+    RETURN FOUND;
+END $$;
+
+CREATE TABLE task_log (
+    id               bigint NOT NULL,
+    kind             text NOT NULL,
+    key              text,
+    payload          jsonb NOT NULL,
+    priority         smallint NOT NULL,
+    status           text NOT NULL CHECK (status IN ('done', 'cancelled')),
+    run_at           timestamptz NOT NULL,
+    attempt          int NOT NULL,
+    max_attempts     int,
+    round            int NOT NULL,
+    interruptions    int NOT NULL,
+    dedup_key        text,
+    lease_id         uuid,
+    lease_expires_at timestamptz,
+    worker           uuid,
+    error            text,
+    created_at       timestamptz NOT NULL,
+    started_at       timestamptz,
+    result           jsonb,
+    finished_at      timestamptz NOT NULL,
+    duration_ms      double precision,
+    PRIMARY KEY (id)
+);
+CREATE INDEX task_log_finished ON task_log (finished_at);
+
+-- A daemon. While it lives it holds the advisory lock (class 'orch', number) on its listening connection;
+-- without such a connection (expects_lock false) only the leases tell.
+CREATE TABLE workers (
+    id           uuid PRIMARY KEY,
+    number       int GENERATED ALWAYS AS IDENTITY UNIQUE,
+    host         text NOT NULL,
+    pid          int NOT NULL,
+    version      text NOT NULL,
+    expects_lock boolean NOT NULL DEFAULT true,
+    started_at   timestamptz NOT NULL DEFAULT now()
+);
+
+
+-- ---------------------------------------------------------------------------------------------
+-- 4 Leads and their history.
+-- ---------------------------------------------------------------------------------------------
+
+-- The one spelling under which an address is compared: emails bare and in lower case, phones as + and digits; null for none.
+CREATE FUNCTION plain_address(address text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT nullif(CASE WHEN address LIKE '%@%' THEN lower(btrim(coalesce(substring(address FROM '<([^<>]+)>'), address)))
+                       ELSE regexp_replace(address, '[^0-9+]', '', 'g') END, '')
+$$;
+
+CREATE TABLE leads (
+    id                      uuid PRIMARY KEY DEFAULT orchestrator.new_id(),
+    pipeline                text NOT NULL DEFAULT 'vendor_acquisition',
+    stage                   text NOT NULL,          -- checked against stages by the guard, not by a foreign key,
+                                                    -- which would lock the stage's row for every lead that moves
+    name                    text,
+    company                 text,
+    email                   text,
+    phone                   text,
+    city                    text,
+    region                  text,
+    country                 text,
+    timezone                text,
+    source                  text,
+    external_id             text,
+    tier                    text CHECK (tier IN ('high', 'medium', 'low')),
+    score                   numeric,
+    scored_at               timestamptz,
+    approved_at             timestamptz,
+    approved_by             text,
+    data                    jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(data) = 'object'),
+    needs_review            boolean NOT NULL DEFAULT false,
+    review_reason           text,
+    do_not_contact          boolean NOT NULL DEFAULT false,
+    nurture_until           timestamptz,
+    conversation_started_at timestamptz,
+    last_inbound_at         timestamptz,
+    last_outbound_at        timestamptz,
+    run_id                  uuid,
+    promoted_to             uuid,
+    stage_entered_at        timestamptz NOT NULL,
+    deadline_at             timestamptz,
+    archived_at             timestamptz,
+    created_at              timestamptz NOT NULL,
+    updated_at              timestamptz NOT NULL,
+    version                 bigint NOT NULL,
+    stage_seq               int NOT NULL,
+    deadline_step           int NOT NULL DEFAULT 0,
+    moved_by                text,
+    move_reason             text,
+    moved_task              bigint,
+    -- What follows is the triggers' and the daemon's own:
+    from_stage              text,                       -- where the last UPDATE moved it from; null if it moved nothing
+    touched                 smallint NOT NULL DEFAULT 0,-- what the last UPDATE changed: 1 stage, 2 a checked field, 4 do_not_contact
+    entry_pending           boolean NOT NULL,           -- the entry action of this stage is still owed
+    known_issues            text[] NOT NULL DEFAULT '{}'
+) WITH (fillfactor = 80);
+
+CREATE INDEX leads_stage ON leads (pipeline, stage);
+CREATE INDEX leads_newest ON leads (created_at DESC, id);
+CREATE UNIQUE INDEX leads_external ON leads (pipeline, source, external_id) WHERE external_id IS NOT NULL;
+CREATE INDEX leads_deadline ON leads (deadline_at) WHERE deadline_at IS NOT NULL;
+CREATE INDEX leads_entry_pending ON leads (stage_entered_at) WHERE entry_pending;
+CREATE INDEX leads_email ON leads (orchestrator.plain_address(email)) WHERE email IS NOT NULL;
+CREATE INDEX leads_phone ON leads (orchestrator.plain_address(phone)) WHERE phone IS NOT NULL;
+CREATE INDEX leads_review ON leads (updated_at) WHERE needs_review;
+
+-- No foreign key to leads: history outlives an erased lead, and only triggers and outcomes write here.
+CREATE TABLE pipeline_events (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    lead_id    uuid NOT NULL,
+    event_type text NOT NULL,
+    from_stage text,
+    to_stage   text,
+    metadata   jsonb NOT NULL DEFAULT '{}',
+    actor      text NOT NULL DEFAULT session_user,
+    task_id    bigint,
+    created_at timestamptz NOT NULL DEFAULT orchestrator.clock()
+);
+CREATE INDEX pipeline_events_lead ON pipeline_events (lead_id, id);
+
+-- A permission for one move outside the table; override_stage writes it, the guard uses it up.
+CREATE TABLE stage_overrides (
+    lead_id  uuid PRIMARY KEY,
+    to_stage text NOT NULL,
+    txid     xid8 NOT NULL DEFAULT pg_current_xact_id()
+);
+
+CREATE FUNCTION legal_targets(of_pipeline text, of_stage text) RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT coalesce(string_agg(t.to_stage, ', ' ORDER BY s.position), 'none: this stage is terminal')
+    FROM orchestrator.transitions t JOIN orchestrator.stages s ON s.pipeline = t.pipeline AND s.name = t.to_stage
+    WHERE t.pipeline = of_pipeline AND t.from_stage = of_stage
+$$;
+
+-- Which of `fields` have no value; 0 and false are values.
+CREATE FUNCTION missing_fields(data jsonb, fields text[]) RETURNS text[] LANGUAGE sql IMMUTABLE AS $$
+    SELECT coalesce(array_agg(f ORDER BY n), '{}') FROM unnest(fields) WITH ORDINALITY AS u(f, n)
+    WHERE coalesce(btrim(data ->> f), '') = ''
+$$;
+
+CREATE FUNCTION leads_before_insert() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+DECLARE
+    at_time timestamptz := (SELECT statement_timestamp() + shift FROM clock_shift);
+    st record;
+BEGIN
+    SELECT s.*, p.initial INTO st FROM pipelines p
+    LEFT JOIN stages s ON s.pipeline = p.name AND s.name = coalesce(NEW.stage, p.initial) WHERE p.name = NEW.pipeline;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'unknown pipeline %', NEW.pipeline USING ERRCODE = 'PO001',
+            HINT = 'pipelines: ' || coalesce((SELECT string_agg(name, ', ' ORDER BY name) FROM pipelines), 'none yet; run "orchestrator db init"');
+    ELSIF st.name IS NULL THEN
+        RAISE EXCEPTION 'pipeline % has no stage %', NEW.pipeline, NEW.stage USING ERRCODE = 'PO001',
+            HINT = 'stages: ' || (SELECT string_agg(name, ', ' ORDER BY position) FROM stages WHERE pipeline = NEW.pipeline);
+    END IF;
+    NEW.stage := st.name;
+    NEW.version := 1; NEW.stage_seq := 1; NEW.deadline_step := 0; NEW.from_stage := NULL; NEW.known_issues := '{}';
+    NEW.created_at := coalesce(NEW.created_at, at_time);
+    NEW.updated_at := coalesce(NEW.updated_at, at_time);
+    NEW.stage_entered_at := coalesce(NEW.stage_entered_at, at_time);
+    IF st.counts_silence THEN
+        NEW.conversation_started_at := coalesce(NEW.conversation_started_at, NEW.stage_entered_at);
+    END IF;
+    IF NEW.deadline_at IS NULL THEN
+        NEW.deadline_at := st.deadlines[1]
+            + CASE WHEN st.counts_silence THEN greatest(NEW.last_inbound_at, NEW.conversation_started_at) ELSE NEW.stage_entered_at END;
+    END IF;
+    -- An import at a later stage owes no entry action.
+    NEW.entry_pending := st.entry_kind IS NOT NULL AND st.name = st.initial;
+    NEW.touched := CASE WHEN st.on_complete IS NOT NULL OR coalesce(NEW.name, '') = '' OR coalesce(NEW.phone, '') = ''
+                        OR NEW.data <> '{}' THEN 2 ELSE 0 END;
+    RETURN NEW;
+END $$;
+
+CREATE FUNCTION refuse_move(pipeline text, from_stage text, to_stage text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'pipeline %: a lead may not go from % to %', pipeline, from_stage, to_stage
+        USING ERRCODE = 'PO001', HINT = 'legal targets: ' || orchestrator.legal_targets(pipeline, from_stage);
+END $$;
+
+-- True once per override_stage call, in its own transaction, for that lead and target.
+CREATE FUNCTION use_override(of_lead uuid, to_stage text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM orchestrator.stage_overrides o
+    WHERE o.lead_id = of_lead AND o.to_stage = use_override.to_stage AND o.txid = pg_current_xact_id();
+    RETURN FOUND;
+END $$;
+
+CREATE FUNCTION leads_before_update() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+DECLARE
+    at_time timestamptz := (SELECT statement_timestamp() + shift FROM clock_shift);
+    st record;
+    missing text[];
+    mover_named boolean;
+    reason_named boolean;
+BEGIN
+    IF NEW.id <> OLD.id OR NEW.pipeline <> OLD.pipeline THEN
+        RAISE EXCEPTION 'a lead keeps its id and its pipeline' USING ERRCODE = 'PO001', HINT = 'insert a new lead instead';
+    END IF;
+    NEW.version := OLD.version + 1;
+    NEW.updated_at := at_time;
+    NEW.stage_seq := OLD.stage_seq;
+    mover_named := NEW.touched IN (-1, -3);
+    reason_named := NEW.touched IN (-2, -3);
+    NEW.from_stage := NULL;
+    NEW.touched := 0;
+    IF NEW.stage IS DISTINCT FROM OLD.stage THEN
+        SELECT s.required, s.deadlines, s.counts_silence, s.entry_kind, s.on_complete, t.to_stage IS NOT NULL AS legal INTO st
+        FROM stages s
+        LEFT JOIN transitions t ON t.pipeline = s.pipeline AND t.from_stage = OLD.stage AND t.to_stage = s.name
+        WHERE s.pipeline = NEW.pipeline AND s.name = NEW.stage;
+        IF NOT FOUND THEN
+            PERFORM refuse_move(NEW.pipeline, OLD.stage, NEW.stage);
+        END IF;
+        missing := CASE WHEN st.required = '{}' THEN '{}' ELSE missing_fields(NEW.data, st.required) END;
+        IF NOT st.legal OR missing <> '{}' THEN
+            IF NOT use_override(NEW.id, NEW.stage) THEN
+                IF NOT st.legal THEN
+                    PERFORM refuse_move(NEW.pipeline, OLD.stage, NEW.stage);
+                END IF;
+                RAISE EXCEPTION 'a lead enters % only with: %', NEW.stage, array_to_string(missing, ', ')
+                    USING ERRCODE = 'PO002', COLUMN = missing[1], HINT = 'set these keys of leads.data first';
+            END IF;
+        END IF;
+        NEW.from_stage := OLD.stage;
+        NEW.touched := 1;
+        NEW.stage_seq := OLD.stage_seq + 1;
+        NEW.stage_entered_at := at_time;
+        NEW.entry_pending := st.entry_kind IS NOT NULL;
+        NEW.deadline_step := 0;
+        IF NEW.deadline_at IS NOT DISTINCT FROM OLD.deadline_at THEN
+            NEW.deadline_at := at_time + st.deadlines[1];
+        END IF;
+        IF st.counts_silence AND NEW.conversation_started_at IS NOT DISTINCT FROM OLD.conversation_started_at THEN
+            NEW.conversation_started_at := at_time;
+        END IF;
+        IF NEW.moved_task IS NOT DISTINCT FROM OLD.moved_task THEN   -- not a task's doing
+            NEW.moved_task := NULL;
+            IF NEW.moved_by IS NOT DISTINCT FROM OLD.moved_by AND NOT mover_named THEN
+                NEW.moved_by := session_user;
+            END IF;
+            IF NEW.move_reason IS NOT DISTINCT FROM OLD.move_reason AND NOT reason_named THEN
+                NEW.move_reason := NULL;
+            END IF;
+        END IF;
+        IF st.on_complete IS NOT NULL THEN
+            NEW.touched := 3;
+        END IF;
+    ELSIF NEW.last_inbound_at > coalesce(OLD.last_inbound_at, '-infinity') AND NEW.deadline_at IS NOT DISTINCT FROM OLD.deadline_at THEN
+        -- The lead's own word: its silence begins anew.
+        SELECT NEW.last_inbound_at + s.deadlines[1] AS at INTO st FROM stages s WHERE s.pipeline = NEW.pipeline AND s.name = NEW.stage;
+        NEW.deadline_step := 0;
+        NEW.deadline_at := st.at;
+    END IF;
+    IF NEW.data IS DISTINCT FROM OLD.data THEN
+        IF EXISTS (SELECT FROM pipelines p, unnest(p.checked) AS f
+                   WHERE p.name = NEW.pipeline AND NEW.data -> f IS DISTINCT FROM OLD.data -> f) THEN
+            NEW.touched := NEW.touched | 2;
+        END IF;
+    END IF;
+    IF NEW.phone IS DISTINCT FROM OLD.phone OR NEW.name IS DISTINCT FROM OLD.name OR NEW.email IS DISTINCT FROM OLD.email THEN
+        NEW.touched := NEW.touched | 2;
+    END IF;
+    IF NEW.do_not_contact AND NOT OLD.do_not_contact THEN
+        NEW.touched := NEW.touched | 4;
+    END IF;
+    RETURN NEW;
+END $$;
+
+-- An UPDATE that names the same mover or reason again can't be told from one that names none, but by the columns it
+-- lists: these triggers, which come before the guard, leave it a mark (-1 mover, -2 reason, -3 both).
+CREATE FUNCTION named_again() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.touched := least(NEW.touched, 0) - TG_ARGV[0]::smallint;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER leads_a_mover BEFORE UPDATE OF moved_by ON leads FOR EACH ROW
+    WHEN (NEW.stage <> OLD.stage AND NEW.moved_by = OLD.moved_by AND NEW.moved_task IS NOT DISTINCT FROM OLD.moved_task)
+    EXECUTE FUNCTION named_again(1);
+CREATE TRIGGER leads_a_reason BEFORE UPDATE OF move_reason ON leads FOR EACH ROW
+    WHEN (NEW.stage <> OLD.stage AND NEW.move_reason = OLD.move_reason AND NEW.moved_task IS NOT DISTINCT FROM OLD.moved_task)
+    EXECUTE FUNCTION named_again(2);
+CREATE TRIGGER leads_guard_insert BEFORE INSERT ON leads FOR EACH ROW EXECUTE FUNCTION leads_before_insert();
+CREATE TRIGGER leads_guard_update BEFORE UPDATE ON leads FOR EACH ROW EXECUTE FUNCTION leads_before_update();
+
+-- The statement triggers read NEW rows only: joining OLD and NEW transition tables lets one
+-- single-row UPDATE cache a plan that takes minutes for a bulk one.
+CREATE FUNCTION leads_after_insert() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+DECLARE at_time timestamptz := clock();
+BEGIN
+    INSERT INTO pipeline_events (lead_id, event_type, to_stage, actor, created_at)
+    SELECT id, 'created', stage, coalesce(moved_by, session_user), created_at FROM fresh;
+    INSERT INTO tasks (kind, key, payload, run_at)
+    SELECT s.entry_kind, 'lead:' || f.id, jsonb_build_object('lead_id', f.id, 'stage_seq', 1), at_time
+    FROM fresh f JOIN stages s ON s.pipeline = f.pipeline AND s.name = f.stage WHERE f.entry_pending;
+    IF EXISTS (SELECT FROM fresh WHERE touched & 2 > 0) THEN
+        INSERT INTO tasks (kind, key, payload, run_at)
+        SELECT 'lead.check', 'lead:' || id, jsonb_build_object('lead_id', id), at_time FROM fresh WHERE touched & 2 > 0;
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION leads_after_update() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+DECLARE
+    any_touched int := (SELECT bit_or(touched) FROM fresh);
+    at_time timestamptz;
+BEGIN
+    IF coalesce(any_touched, 0) = 0 THEN
+        RETURN NULL;
+    END IF;
+    at_time := clock();
+    IF any_touched & 1 > 0 THEN
+        INSERT INTO pipeline_events (lead_id, event_type, from_stage, to_stage, metadata, actor, task_id, created_at)
+        SELECT id, 'stage_change', from_stage, stage,
+               CASE WHEN move_reason IS NULL THEN '{}' ELSE jsonb_build_object('reason', move_reason) END,
+               moved_by, moved_task, stage_entered_at
+        FROM fresh WHERE touched & 1 > 0;
+        INSERT INTO tasks (kind, key, payload, run_at)
+        SELECT s.entry_kind, 'lead:' || f.id, jsonb_build_object('lead_id', f.id, 'stage_seq', f.stage_seq), at_time
+        FROM fresh f JOIN stages s ON s.pipeline = f.pipeline AND s.name = f.stage
+        WHERE f.touched & 1 > 0 AND f.entry_pending;
+    END IF;
+    IF any_touched & 2 > 0 THEN
+        INSERT INTO tasks (kind, key, payload, dedup_key, run_at)
+        SELECT 'lead.check', 'lead:' || id, jsonb_build_object('lead_id', id), 'check:' || id, at_time FROM fresh WHERE touched & 2 > 0
+        ON CONFLICT (dedup_key) WHERE status = 'available' DO UPDATE SET run_at = least(tasks.run_at, excluded.run_at);
+    END IF;
+    IF any_touched & 4 > 0 THEN
+        INSERT INTO pipeline_events (lead_id, event_type, actor) SELECT id, 'dnc', session_user FROM fresh WHERE touched & 4 > 0;
+        UPDATE messages SET status = 'cancelled', reason = 'do not contact'
+        WHERE id IN (SELECT m.id FROM messages m JOIN fresh f ON f.id = m.lead_id
+                     WHERE f.touched & 4 > 0 AND m.status = 'scheduled' FOR NO KEY UPDATE OF m SKIP LOCKED);
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER leads_inserted AFTER INSERT ON leads REFERENCING NEW TABLE AS fresh
+    FOR EACH STATEMENT EXECUTE FUNCTION leads_after_insert();
+CREATE TRIGGER leads_updated AFTER UPDATE ON leads REFERENCING NEW TABLE AS fresh
+    FOR EACH STATEMENT EXECUTE FUNCTION leads_after_update();
+
+
+-- ---------------------------------------------------------------------------------------------
+-- 5 Replies come in, messages go out, exclusions forbid.
+-- ---------------------------------------------------------------------------------------------
+
+CREATE TABLE replies (
+    id            uuid PRIMARY KEY DEFAULT orchestrator.new_id(),
+    lead_id       uuid REFERENCES leads ON DELETE SET NULL,     -- null: matched by address on reception
+    channel       text NOT NULL CHECK (channel IN ('email', 'sms')),
+    from_address  text,
+    to_address    text,
+    subject       text,
+    body          text NOT NULL DEFAULT '',
+    headers       jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(headers) = 'object'),
+    external_id   text,
+    received_at   timestamptz NOT NULL DEFAULT orchestrator.clock(),
+    category      text CHECK (category IN ('bounce', 'complaint', 'delivery_notice', 'auto_reply', 'out_of_office', 'opt_out',
+                      'hard_pass', 'soft_pass', 'interested', 'pricing', 'acceptance', 'rejection', 'counter', 'question',
+                      'referral', 'unclear')),
+    confidence    double precision,
+    classified_by text,
+    status        text NOT NULL DEFAULT 'received' CHECK (status IN ('received', 'routed', 'needs_person', 'ignored')),
+    reason        text,
+    UNIQUE (channel, external_id)
+);
+CREATE INDEX replies_lead ON replies (lead_id);
+CREATE INDEX replies_received ON replies (received_at) WHERE status = 'received';
+
+CREATE TABLE email_exclusions (
+    address    text NOT NULL CHECK (plain_address(address) IS NOT NULL),
+    reason     text NOT NULL DEFAULT 'manual'
+               CHECK (reason IN ('bounce', 'opt_out', 'complaint', 'hard_pass', 'manual', 'erased')),
+    source     text,
+    created_at timestamptz NOT NULL DEFAULT orchestrator.clock()
+);
+
+CREATE UNIQUE INDEX email_exclusions_address ON email_exclusions (orchestrator.plain_address(address));
+
+CREATE TABLE messages (
+    id                  uuid PRIMARY KEY DEFAULT orchestrator.new_id(),
+    lead_id             uuid REFERENCES leads ON DELETE SET NULL,
+    run_id              uuid,
+    step                text,
+    channel             text NOT NULL DEFAULT 'sms' CHECK (channel IN ('email', 'sms', 'offer')),
+    template            text,
+    to_address          text,
+    from_address        text,
+    subject             text,
+    body                text,
+    status              text NOT NULL DEFAULT 'draft' CHECK (status IN ('draft', 'awaiting_approval', 'scheduled', 'sending',
+                            'sent', 'failed', 'suppressed', 'cancelled', 'unknown')),
+    reason              text,
+    send_at             timestamptz NOT NULL DEFAULT orchestrator.clock(),
+    sent_at             timestamptz,
+    idempotency_key     text NOT NULL UNIQUE DEFAULT 'message:' || gen_random_uuid(),
+    provider_message_id text,
+    cost                numeric,
+    created_at          timestamptz NOT NULL DEFAULT orchestrator.clock(),
+    reserved_at         timestamptz,                -- when it became `sending`: limits count from here
+    context             jsonb NOT NULL DEFAULT '{}',-- what the template needs besides the lead
+    stage_seq           int,                        -- only worth sending in that stage entry
+    then_to             text                        -- where the lead goes once this is sent
+);
+CREATE INDEX messages_lead ON messages (lead_id);
+CREATE INDEX messages_scheduled ON messages (send_at) WHERE status = 'scheduled';
+CREATE INDEX messages_to ON messages (orchestrator.plain_address(to_address), created_at) WHERE to_address IS NOT NULL;
+
+-- One task per scheduled message, under its lead's key: two messages never go to one lead at once.
+CREATE FUNCTION queue_messages() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO tasks (kind, key, payload, run_at, dedup_key)
+    SELECT 'message', coalesce('lead:' || lead_id, 'message:' || id),
+           jsonb_build_object('message_id', id, 'lead_id', lead_id, 'stage_seq', stage_seq, 'template', template, 'channel', channel), send_at, 'message:' || id
+    FROM fresh WHERE status = 'scheduled'
+    ON CONFLICT (dedup_key) WHERE status = 'available' DO UPDATE SET run_at = excluded.run_at;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER messages_inserted AFTER INSERT ON messages REFERENCING NEW TABLE AS fresh
+    FOR EACH STATEMENT EXECUTE FUNCTION queue_messages();
+
+-- Scheduled again by a person: its dead task starts anew; a message that never had one, or has ended, gets one.
+CREATE FUNCTION queue_message() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM revive(t.id) FROM tasks t
+    WHERE t.status = 'dead' AND t.key = coalesce('lead:' || NEW.lead_id, 'message:' || NEW.id)
+      AND t.kind = 'message' AND t.payload ->> 'message_id' = NEW.id::text;
+    IF NOT FOUND THEN
+        INSERT INTO tasks (kind, key, payload, run_at, dedup_key)
+        VALUES ('message', coalesce('lead:' || NEW.lead_id, 'message:' || NEW.id),
+                jsonb_build_object('message_id', NEW.id, 'lead_id', NEW.lead_id, 'stage_seq', NEW.stage_seq,
+                                   'template', NEW.template, 'channel', NEW.channel),
+                NEW.send_at, 'message:' || NEW.id)
+        ON CONFLICT (dedup_key) WHERE status = 'available' DO UPDATE SET run_at = excluded.run_at;
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER messages_rescheduled AFTER UPDATE OF status, send_at ON messages FOR EACH ROW
+    WHEN (NEW.status = 'scheduled' AND (OLD.status, OLD.send_at) IS DISTINCT FROM (NEW.status, NEW.send_at))
+    EXECUTE FUNCTION queue_message();
+
+-- Reception has the reply's own key: an opt-out never waits behind its lead's other work.
+CREATE FUNCTION queue_replies() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO tasks (kind, key, payload, priority)
+    SELECT 'reply', 'reply:' || id, jsonb_build_object('reply_id', id), 10 FROM fresh WHERE status = 'received';
+    RETURN NULL;
+END $$;
+CREATE TRIGGER replies_inserted AFTER INSERT ON replies REFERENCING NEW TABLE AS fresh
+    FOR EACH STATEMENT EXECUTE FUNCTION queue_replies();
+
+CREATE FUNCTION cancel_of_deleted() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE messages SET status = 'cancelled', reason = 'the lead was deleted'
+    WHERE lead_id = OLD.id AND status IN ('draft', 'awaiting_approval', 'scheduled');
+    RETURN OLD;
+END $$;
+CREATE TRIGGER leads_deleted BEFORE DELETE ON leads FOR EACH ROW EXECUTE FUNCTION cancel_of_deleted();
+
+-- A message whose row somebody holds is skipped: the gate asks again before it goes out.
+CREATE FUNCTION cancel_excluded() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE messages m SET status = 'cancelled', reason = 'excluded: ' || hit.reason
+    FROM (
+        SELECT m.id, f.reason FROM fresh f JOIN messages m ON plain_address(m.to_address) = plain_address(f.address)
+        WHERE m.status = 'scheduled'
+        UNION ALL   -- addressed by their lead alone
+        SELECT m.id, f.reason FROM fresh f
+        JOIN leads l ON l.phone IS NOT NULL AND plain_address(l.phone) = plain_address(f.address)
+        JOIN messages m ON m.lead_id = l.id AND m.status = 'scheduled' AND m.to_address IS NULL AND m.channel <> 'email'
+        UNION ALL
+        SELECT m.id, f.reason FROM fresh f
+        JOIN leads l ON l.email IS NOT NULL AND plain_address(l.email) = plain_address(f.address)
+        JOIN messages m ON m.lead_id = l.id AND m.status = 'scheduled' AND m.to_address IS NULL AND m.channel = 'email'
+    ) hit
+    WHERE m.id = hit.id AND m.id IN (SELECT id FROM messages WHERE id = hit.id AND status = 'scheduled' FOR NO KEY UPDATE SKIP LOCKED);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER exclusions_inserted AFTER INSERT ON email_exclusions REFERENCING NEW TABLE AS fresh
+    FOR EACH STATEMENT EXECUTE FUNCTION cancel_excluded();
+
+
+-- ---------------------------------------------------------------------------------------------
+-- 6 Engines: every call and its money is a row before it is a call.
+-- ---------------------------------------------------------------------------------------------
+
+CREATE TABLE engine_calls (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    engine          text NOT NULL,
+    operation       text NOT NULL,
+    task_id         bigint,
+    round           int NOT NULL DEFAULT 0, -- of its task
+    run_id          uuid,
+    campaign_id     uuid,
+    lead_id         uuid,
+    idempotency_key text NOT NULL UNIQUE,
+    status          text NOT NULL CHECK (status IN ('reserved', 'ok', 'failed', 'unknown')),
+    reserved_cost   numeric NOT NULL DEFAULT 0,
+    cost            numeric,
+    http_status     int,
+    started_at      timestamptz NOT NULL DEFAULT now(),
+    duration_ms     double precision,
+    error           text,
+    result          jsonb,
+    lease_id        uuid,                   -- the attempt that reserved it
+    budget_day      date                    -- the day whose counter holds its money
+);
+CREATE INDEX engine_calls_task ON engine_calls (task_id);
+CREATE INDEX engine_calls_lead ON engine_calls (lead_id) WHERE lead_id IS NOT NULL;
+CREATE INDEX engine_calls_open ON engine_calls (status) WHERE status IN ('reserved', 'unknown');
+
+-- One counter row per scope and period: the lock under which a reservation fits or does not.
+CREATE TABLE budget_counters (
+    scope    text NOT NULL,                  -- engine:NAME
+    period   date NOT NULL,
+    reserved numeric NOT NULL DEFAULT 0 CHECK (reserved >= 0),
+    settled  numeric NOT NULL DEFAULT 0 CHECK (settled >= 0),
+    PRIMARY KEY (scope, period)
+);
+
+
+-- ---------------------------------------------------------------------------------------------
+-- 7 People: what waits for a decision, and what they should know.
+-- ---------------------------------------------------------------------------------------------
+
+CREATE TABLE approval_queue (
+    id         uuid PRIMARY KEY DEFAULT orchestrator.new_id(),
+    checkpoint text NOT NULL,
+    title      text NOT NULL,
+    payload    jsonb NOT NULL DEFAULT '{}',
+    run_id     uuid,
+    step       text,
+    lead_id    uuid REFERENCES leads ON DELETE SET NULL,
+    status     text NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'approved', 'rejected', 'expired', 'superseded')),
+    decided_by text,
+    decided_at timestamptz,
+    comment    text,
+    expires_at timestamptz,
+    created_at timestamptz NOT NULL DEFAULT orchestrator.clock()
+);
+CREATE INDEX approval_queue_pending ON approval_queue (created_at) WHERE status = 'pending';
+CREATE INDEX approval_queue_lead ON approval_queue (lead_id);
+
+CREATE FUNCTION decide_approval() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    IF NEW.status = OLD.status THEN
+        RETURN NEW;
+    ELSIF OLD.status <> 'pending' THEN
+        RAISE EXCEPTION 'approval % is already %', OLD.id, OLD.status USING ERRCODE = 'PO003', HINT = 'a decision stands';
+    END IF;
+    NEW.decided_by := coalesce(NEW.decided_by, session_user);
+    NEW.decided_at := coalesce(NEW.decided_at, clock());
+    INSERT INTO tasks (kind, key, payload)
+    VALUES ('approval', coalesce('lead:' || NEW.lead_id, 'approval:' || NEW.id),
+            jsonb_build_object('approval_id', NEW.id, 'lead_id', NEW.lead_id));
+    RETURN NEW;
+END $$;
+CREATE TRIGGER approvals_decided BEFORE UPDATE OF status ON approval_queue FOR EACH ROW EXECUTE FUNCTION decide_approval();
+
+CREATE TABLE alerts (
+    id              uuid PRIMARY KEY DEFAULT orchestrator.new_id(),
+    type            text NOT NULL,
+    message         text NOT NULL,
+    severity        text NOT NULL CHECK (severity IN ('LOW', 'MEDIUM', 'HIGH')),
+    subject         text NOT NULL DEFAULT '',
+    metadata        jsonb NOT NULL DEFAULT '{}',
+    acknowledged    boolean NOT NULL DEFAULT false,
+    acknowledged_by text,
+    created_at      timestamptz NOT NULL DEFAULT orchestrator.clock(),
+    resolved_at     timestamptz
+);
+CREATE UNIQUE INDEX alerts_open ON alerts (type, subject) WHERE resolved_at IS NULL;
+
+
+-- ---------------------------------------------------------------------------------------------
+-- 8 Schedules: the daemon's own jobs. Whoever moves next_slot on has won the slot.
+-- ---------------------------------------------------------------------------------------------
+
+CREATE TABLE schedules (
+    name      text PRIMARY KEY,
+    cron      text NOT NULL,
+    timezone  text NOT NULL DEFAULT 'UTC',
+    enabled   boolean NOT NULL DEFAULT true,
+    grace_s   int NOT NULL DEFAULT 3600 CHECK (grace_s >= 0),
+    last_slot timestamptz,
+    next_slot timestamptz                    -- null: to be worked out (new or edited)
+);
+
+CREATE FUNCTION schedule_edited() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.next_slot := NULL;
+    PERFORM orchestrator.wake();
+    RETURN NEW;
+END $$;
+CREATE TRIGGER schedules_edited BEFORE UPDATE OF cron, timezone, enabled ON schedules FOR EACH ROW
+    WHEN ((OLD.cron, OLD.timezone, OLD.enabled) IS DISTINCT FROM (NEW.cron, NEW.timezone, NEW.enabled))
+    EXECUTE FUNCTION schedule_edited();
+
+
+-- ---------------------------------------------------------------------------------------------
+-- 9 Functions for users.
+-- ---------------------------------------------------------------------------------------------
+
+CREATE FUNCTION enqueue(kind text, payload jsonb, key text DEFAULT NULL, run_at timestamptz DEFAULT NULL) RETURNS bigint
+LANGUAGE sql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+    INSERT INTO tasks (kind, payload, key, run_at)
+    VALUES (enqueue.kind, coalesce(enqueue.payload, '{}'), enqueue.key, coalesce(enqueue.run_at, clock())) RETURNING id
+$$;
+
+CREATE FUNCTION flag_lead(lead uuid, because text) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+    UPDATE leads SET needs_review = true, review_reason = because WHERE id = lead
+$$;
+
+-- The polite way to move a lead: an impossible wish is recorded and answered false.
+CREATE FUNCTION request_transition(lead uuid, to_stage text, actor text, reason text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+DECLARE
+    l leads;
+    missing text[];
+BEGIN
+    SELECT * INTO l FROM leads WHERE id = lead FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no lead %', lead USING ERRCODE = 'P0002';
+    END IF;
+    IF NOT EXISTS (SELECT FROM transitions t WHERE t.pipeline = l.pipeline AND t.from_stage = l.stage AND t.to_stage = request_transition.to_stage) THEN
+        INSERT INTO pipeline_events (lead_id, event_type, from_stage, to_stage, metadata, actor)
+        VALUES (lead, 'invalid_transition_attempt', l.stage, request_transition.to_stage,
+                jsonb_build_object('reason', reason, 'legal_targets', legal_targets(l.pipeline, l.stage)), coalesce(actor, session_user));
+        PERFORM flag_lead(lead, format('illegal move asked for: %s to %s', l.stage, request_transition.to_stage));
+        RETURN false;
+    END IF;
+    SELECT missing_fields(l.data, s.required) INTO missing FROM stages s WHERE s.pipeline = l.pipeline AND s.name = request_transition.to_stage;
+    IF missing <> '{}' THEN
+        INSERT INTO pipeline_events (lead_id, event_type, from_stage, to_stage, metadata, actor)
+        VALUES (lead, 'missing_fields', l.stage, request_transition.to_stage,
+                jsonb_build_object('missing', to_jsonb(missing), 'reason', reason), coalesce(actor, session_user));
+        RETURN false;
+    END IF;
+    UPDATE leads SET stage = request_transition.to_stage, moved_by = coalesce(actor, session_user), move_reason = reason, moved_task = NULL
+    WHERE id = lead;
+    RETURN true;
+END $$;
+
+-- The human way round the table, for one move.
+CREATE FUNCTION override_stage(lead uuid, to_stage text, actor text, reason text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+DECLARE l leads;
+BEGIN
+    IF coalesce(btrim(actor), '') = '' OR coalesce(btrim(reason), '') = '' THEN
+        RAISE EXCEPTION 'an override needs an actor and a reason' USING ERRCODE = '22023';
+    END IF;
+    SELECT * INTO l FROM leads WHERE id = lead FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no lead %', lead USING ERRCODE = 'P0002';
+    ELSIF l.stage = override_stage.to_stage THEN
+        RAISE EXCEPTION 'the lead is in % already', l.stage USING ERRCODE = 'PO001', HINT = 'choose another stage';
+    END IF;
+    INSERT INTO stage_overrides (lead_id, to_stage) VALUES (lead, override_stage.to_stage)
+    ON CONFLICT (lead_id) DO UPDATE SET to_stage = excluded.to_stage, txid = excluded.txid;
+    INSERT INTO pipeline_events (lead_id, event_type, from_stage, to_stage, metadata, actor)
+    VALUES (lead, 'stage_override', l.stage, override_stage.to_stage, jsonb_build_object('reason', reason), override_stage.actor);
+    UPDATE leads SET stage = override_stage.to_stage, moved_by = override_stage.actor, move_reason = reason, moved_task = NULL WHERE id = lead;
+    DELETE FROM stage_overrides WHERE lead_id = lead;
+END $$;
+
+-- A person's retry: a dead task starts anew, a waiting one is due now; false for a running or an ended one.
+CREATE FUNCTION retry_task(task bigint) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE messages m SET status = 'scheduled', reason = NULL FROM tasks t      -- its trigger revives the task
+    WHERE t.id = task AND t.status = 'dead' AND t.kind = 'message'
+      AND m.id = (t.payload ->> 'message_id')::uuid AND m.status IN ('failed', 'unknown');
+    RETURN FOUND OR revive(task);
+END $$;
+
+
+-- ---------------------------------------------------------------------------------------------
+-- 10 The daemon's own.
+-- ---------------------------------------------------------------------------------------------
+
+-- Every lead whose deadline has passed gets its task, once. While an action of this stage entry is
+-- dead or unknown, its deadline waits for a person.
+CREATE FUNCTION fire_deadlines(most int) RETURNS int
+LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+DECLARE
+    at_time timestamptz := clock();
+    fired int;
+BEGIN
+    INSERT INTO tasks (kind, key, payload, dedup_key, run_at)
+    SELECT 'lead.deadline', 'lead:' || l.id, jsonb_build_object('lead_id', l.id, 'stage_seq', l.stage_seq),
+           'deadline:' || l.id, at_time
+    FROM leads l
+    WHERE l.deadline_at <= at_time AND l.archived_at IS NULL
+      AND NOT EXISTS (SELECT FROM tasks t WHERE t.status = 'available' AND t.key = 'lead:' || l.id AND t.kind = 'lead.deadline')
+      AND NOT EXISTS (SELECT FROM tasks t WHERE t.status = 'running' AND t.key = 'lead:' || l.id AND t.kind = 'lead.deadline')
+      AND NOT EXISTS (SELECT FROM tasks t WHERE t.status = 'dead' AND t.key = 'lead:' || l.id
+                                            AND t.payload ->> 'stage_seq' = l.stage_seq::text)
+    ORDER BY l.deadline_at LIMIT most
+    ON CONFLICT (dedup_key) WHERE status = 'available' DO NOTHING;
+    GET DIAGNOSTICS fired = ROW_COUNT;
+    RETURN fired;
+END $$;
+
+-- One question a beat, on the listening connection: do I still listen, hold my lock and sit on the
+-- primary; which peers are gone; what is due next. Fires deadlines on the way.
+CREATE FUNCTION pulse(my_number int, OUT in_recovery boolean, OUT listening boolean, OUT locked boolean, OUT fired int,
+                      OUT wait_s double precision, OUT waiting boolean, OUT lonely boolean, OUT expired boolean,
+                      OUT slot_due boolean, OUT absent uuid[])
+LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+DECLARE at_time timestamptz;
+BEGIN
+    in_recovery := pg_is_in_recovery();
+    listening := EXISTS (SELECT FROM pg_listening_channels() c WHERE c = 'orchestrator');
+    IF in_recovery THEN
+        RETURN;
+    END IF;
+    at_time := clock();
+    fired := fire_deadlines(1000);
+    SELECT coalesce(bool_or(w.number = my_number AND l.pid = pg_backend_pid()), false),
+           coalesce(array_agg(w.id) FILTER (WHERE w.number <> my_number AND w.expects_lock AND l.pid IS NULL), '{}')
+    INTO locked, absent
+    FROM workers w LEFT JOIN pg_locks l ON l.locktype = 'advisory' AND l.classid = 1869767528 AND l.objid::bigint = w.number AND l.objsubid = 2
+         AND l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database());
+    waiting := EXISTS (SELECT FROM tasks WHERE status = 'available' AND attempt >= 0 AND run_at <= at_time);
+    lonely := waiting AND EXISTS (SELECT FROM tasks WHERE status = 'available' AND interruptions >= 3 AND run_at <= at_time);
+    expired := EXISTS (SELECT FROM tasks WHERE status = 'running' AND lease_expires_at < clock_timestamp());
+    slot_due := EXISTS (SELECT FROM schedules WHERE enabled AND (next_slot IS NULL OR next_slot <= at_time));
+    wait_s := extract(epoch FROM least(
+        (SELECT run_at FROM tasks WHERE status = 'available' AND attempt >= 0 AND run_at > at_time ORDER BY run_at LIMIT 1),
+        (SELECT deadline_at FROM leads WHERE deadline_at > at_time ORDER BY deadline_at LIMIT 1),
+        (SELECT min(next_slot) FROM schedules WHERE enabled AND next_slot > at_time)) - at_time);
+END $$;
+
+-- The tasks of a daemon that is gone become available again. Taking its lock proves that it is gone.
+CREATE FUNCTION take_over(gone uuid) RETURNS int
+LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+DECLARE
+    its_number int;
+    freed int;
+BEGIN
+    SELECT number INTO its_number FROM workers WHERE id = gone FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND OR NOT pg_try_advisory_xact_lock(1869767528, its_number) THEN
+        RETURN 0;
+    END IF;
+    UPDATE tasks SET status = 'available', attempt = attempt - 1, interruptions = interruptions + 1,
+        lease_id = NULL, lease_expires_at = NULL, worker = NULL, error = 'interrupted: its daemon is gone'
+    -- What its last commit still holds is skipped, and looked at again at the next beat: nobody waits, so nothing deadlocks.
+    WHERE id IN (SELECT id FROM tasks WHERE status = 'running' AND worker = gone FOR NO KEY UPDATE SKIP LOCKED);
+    GET DIAGNOSTICS freed = ROW_COUNT;
+    IF NOT EXISTS (SELECT FROM tasks WHERE status = 'running' AND worker = gone) THEN
+        DELETE FROM workers WHERE id = gone;
+    END IF;
+    RETURN freed;
+END $$;
+
+-- Likewise for leases that nobody renewed.
+CREATE FUNCTION free_expired() RETURNS int
+LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+DECLARE freed int;
+BEGIN
+    UPDATE tasks SET status = 'available', attempt = attempt - 1, interruptions = interruptions + 1,
+        lease_id = NULL, lease_expires_at = NULL, worker = NULL, error = 'interrupted: its lease ran out'
+    WHERE id IN (SELECT id FROM tasks WHERE status = 'running' AND lease_expires_at < clock_timestamp() FOR UPDATE SKIP LOCKED);
+    GET DIAGNOSTICS freed = ROW_COUNT;
+    RETURN freed;
+END $$;
+
+-- They act with the owner's rights, so they are not for everybody: GRANT EXECUTE to those who may.
+REVOKE EXECUTE ON FUNCTION enqueue, flag_lead, request_transition, override_stage, retry_task, shift_clock FROM PUBLIC;
+
+INSERT INTO schema_version (version) VALUES (1);
