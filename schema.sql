@@ -268,7 +268,7 @@ CREATE INDEX leads_stage ON leads (pipeline, stage);
 CREATE INDEX leads_newest ON leads (created_at DESC, id);
 CREATE UNIQUE INDEX leads_external ON leads (pipeline, source, external_id) WHERE external_id IS NOT NULL;
 CREATE INDEX leads_deadline ON leads (deadline_at) WHERE deadline_at IS NOT NULL;
-CREATE INDEX leads_entry_pending ON leads (stage_entered_at) WHERE entry_pending;
+CREATE INDEX leads_entry_pending ON leads ((pipeline || '.' || stage)) WHERE entry_pending;
 CREATE INDEX leads_email ON leads (orchestrator.plain_address(email)) WHERE email IS NOT NULL;
 CREATE INDEX leads_phone ON leads (orchestrator.plain_address(phone)) WHERE phone IS NOT NULL;
 CREATE INDEX leads_review ON leads (created_at DESC, id) WHERE needs_review;
@@ -416,7 +416,7 @@ END $$;
 CREATE FUNCTION leads_before_update() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
 DECLARE
-    at_time timestamptz := (SELECT statement_timestamp() + shift FROM clock_shift);
+    at_time timestamptz;
     st record;
     missing text[];
     mover_named boolean;
@@ -426,15 +426,15 @@ BEGIN
         RAISE EXCEPTION 'a lead keeps its id and its pipeline' USING ERRCODE = 'PO001', HINT = 'insert a new lead instead';
     END IF;
     NEW.version := OLD.version + 1;
-    NEW.updated_at := at_time;
     NEW.stage_seq := OLD.stage_seq;
     mover_named := NEW.touched IN (-1, -3);
     reason_named := NEW.touched IN (-2, -3);
     NEW.left_stage := NULL;
     NEW.touched := 0;
     IF NEW.stage IS DISTINCT FROM OLD.stage THEN
-        SELECT s.required, s.deadlines, s.counts_silence, s.entry_kind, s.on_complete, t.to_stage IS NOT NULL AS legal INTO st
-        FROM stages s
+        SELECT s.required, s.deadlines, s.counts_silence, s.entry_kind, s.on_complete, t.to_stage IS NOT NULL AS legal,
+               statement_timestamp() + c.shift AS now INTO st
+        FROM clock_shift c CROSS JOIN stages s
         LEFT JOIN transitions t ON t.pipeline = s.pipeline AND t.from_stage = OLD.stage AND t.to_stage = s.name
         WHERE s.pipeline = NEW.pipeline AND s.name = NEW.stage;
         IF NOT FOUND THEN
@@ -450,6 +450,7 @@ BEGIN
                     USING ERRCODE = 'PO002', COLUMN = missing[1], HINT = 'set these keys of leads.data first';
             END IF;
         END IF;
+        at_time := st.now;
         NEW.left_stage := OLD.stage;
         NEW.touched := 1;
         NEW.stage_seq := OLD.stage_seq + 1;
@@ -480,6 +481,7 @@ BEGIN
         NEW.deadline_step := 0;
         NEW.deadline_at := st.at;
     END IF;
+    NEW.updated_at := coalesce(at_time, (SELECT statement_timestamp() + shift FROM clock_shift));
     IF NEW.data IS DISTINCT FROM OLD.data THEN
         IF EXISTS (SELECT FROM pipelines p, unnest(p.checked) AS f
                    WHERE p.name = NEW.pipeline AND NEW.data -> f IS DISTINCT FROM OLD.data -> f) THEN
@@ -802,6 +804,7 @@ CREATE TABLE budget_counters (
     reserved numeric NOT NULL DEFAULT 0 CHECK (reserved >= 0),
     settled  numeric NOT NULL DEFAULT 0 CHECK (settled >= 0),
     warned   boolean NOT NULL DEFAULT false, -- people know that little is left
+    most     numeric,                        -- the limit into which its last call had to fit
     PRIMARY KEY (scope, period)
 );
 
@@ -828,6 +831,7 @@ CREATE TABLE approval_queue (
 CREATE INDEX approval_queue_pending ON approval_queue (created_at) WHERE status = 'pending';
 CREATE INDEX approval_queue_lead ON approval_queue (lead_id);
 CREATE INDEX approval_queue_newest ON approval_queue (created_at DESC, id);
+CREATE INDEX approval_queue_status ON approval_queue (checkpoint, status);
 
 CREATE FUNCTION decide_approval() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
@@ -989,10 +993,13 @@ CREATE TABLE campaign_runs (
     errors          jsonb NOT NULL DEFAULT '[]',            -- [{step, error}]
     dry_run         boolean NOT NULL DEFAULT false,
     round           int NOT NULL DEFAULT 0,                 -- raised by a person's retry: part of the Idempotency-Keys
+    former_ends     text[] NOT NULL DEFAULT '{}',           -- the status in which each round before ended
     UNIQUE (campaign_id, scheduled_for)
 );
 CREATE INDEX campaign_runs_newest ON campaign_runs (campaign_id, started_at DESC, id);
 CREATE INDEX campaign_runs_live ON campaign_runs (campaign_id) WHERE status IN ('running', 'waiting', 'paused');
+CREATE INDEX campaign_runs_status ON campaign_runs (campaign_id, status);
+CREATE INDEX campaign_runs_retried ON campaign_runs (campaign_id) WHERE round > 0;
 
 CREATE TABLE campaign_run_steps (
     run_id        uuid NOT NULL REFERENCES campaign_runs ON DELETE CASCADE,
@@ -1116,6 +1123,7 @@ END $$;
 
 -- An ended run begins anew at a step, else at the first that did not succeed. What ran before keeps its results; every
 -- call from there on has a new Idempotency-Key. Enrichments that succeeded are kept where the retry begins at their step.
+-- Not while another run of the campaign is going on, unless an event has started this one: such runs go beside others.
 CREATE FUNCTION retry_run(run uuid, from_step text DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
 DECLARE
@@ -1125,6 +1133,11 @@ DECLARE
 BEGIN
     SELECT * INTO its FROM campaign_runs WHERE id = run AND status IN ('completed', 'partial', 'failed', 'aborted', 'cancelled')
     FOR NO KEY UPDATE;
+    PERFORM FROM campaigns WHERE id = its.campaign_id FOR NO KEY UPDATE;    -- alone, as whoever starts a run
+    IF its.trigger <> 'event' AND EXISTS (SELECT FROM campaign_runs r WHERE r.campaign_id = its.campaign_id
+            AND r.status IN ('running', 'waiting', 'paused')) THEN
+        RETURN false;
+    END IF;
     SELECT min(s.position) INTO first FROM campaign_run_steps s
     WHERE s.run_id = its.id AND CASE WHEN from_step IS NULL THEN s.status <> 'completed' ELSE s.name = from_step END;
     IF first IS NULL THEN
@@ -1135,7 +1148,8 @@ BEGIN
         started_at = CASE position WHEN first THEN clock() END, completed_at = NULL, result = NULL, error = NULL, children_left = NULL
     WHERE run_id = run AND position >= first;
     DELETE FROM campaign_run_items WHERE run_id = run AND position > first;
-    UPDATE campaign_runs r SET status = 'running', completed_at = NULL, round = r.round + 1, results = r.results - redone,
+    UPDATE campaign_runs r SET status = 'running', completed_at = NULL, round = r.round + 1, former_ends = r.former_ends || r.status,
+        results = r.results - redone,
         errors = (SELECT coalesce(jsonb_agg(e ORDER BY n), '[]') FROM jsonb_array_elements(r.errors) WITH ORDINALITY AS of(e, n)
                   WHERE NOT coalesce(e ->> 'step' = ANY (redone), false)),
         steps_completed = (SELECT count(*) FROM campaign_run_steps s WHERE s.run_id = run AND s.status = 'completed'),

@@ -8,11 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
 from daemon import budgets
 from daemon.budgets import WORDS, Budget, Period, Periods, Place, Spent, Window
+from daemon.cron import time_zone
 from daemon.db import Connection, Statements
 
 SQL = Statements("campaigns", "budget.sql")
@@ -70,6 +72,29 @@ def budgets_of(campaign_id: UUID, document: Mapping[str, Any]) -> tuple[Budget, 
         for window, word, limit in named
         if limit is not None
     )
+
+
+def readable(row: Mapping[str, Any]) -> tuple[Budget, ...]:
+    """The budgets of a campaign as its user wrote them; none if they make no sense: somebody went past the checks."""
+    document = {"budget": row["budget"], "schedule": {"timezone": row["timezone"]}}
+    try:
+        found = budgets_of(row["id"], document)
+        for budget in found:
+            time_zone(budget.timezone)
+    except (ValueError, ArithmeticError):
+        return ()
+    return found
+
+
+async def used_shares(conn: Connection, of: Mapping[str, Sequence[Budget]]) -> Mapping[tuple[str, str], float]:
+    """How much of these budgets is spent or reserved, by their campaign's name and window; nothing to spend is 1."""
+    periods, used = await _used(conn, chain.from_iterable(of.values()))
+    shares = {}
+    for name, limits in of.items():
+        for budget, place in zip(limits, budgets.places(limits, periods), strict=True):
+            taken = used[place]["reserved"] + used[place]["settled"] if place in used else _NOTHING
+            shares[name, WORDS[budget.period]] = float(taken / budget.limit) if budget.limit > 0 else 1.0
+    return shares
 
 
 def of_campaign(scope: str) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 from uuid import UUID
 
-from campaigns import library, schedule, starting, storing
+from campaigns import budget, library, schedule, starting, storing
 from campaigns.definition import Campaign, World, parse, validate
 from campaigns.starting import NotStarted
 from daemon.db import Connection, Statements
@@ -138,6 +138,13 @@ class Catalogue:
             conn, campaign_id, trigger="manual", inputs=inputs, dry_run=dry_run, force=force, world=self.world
         )
         return came.run_id if isinstance(came, starting.Started) else _raise(came)
+
+    # -- what they spend
+
+    async def budgets_used(self, conn: Connection) -> Mapping[tuple[str, str], float]:
+        """The used share of each budget in its current window, by the campaign's name and the window's."""
+        rows = await conn.fetch(SQL["budgets"])
+        return await budget.used_shares(conn, {row["name"]: budget.readable(row) for row in rows})
 
 
 _BY_HAND = (None, "UTC", True, 3600)

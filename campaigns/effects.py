@@ -226,7 +226,7 @@ STATEMENTS: tuple[type[Written], ...] = (
 SHARED = (Alert, LeadFound, MessagePlanned)  # two batches may write the same rows, and must do so in the same order
 OF_LEADS = (ItemEnded, LeadEnriched, MessagePlanned)  # they write the lead, or refer to its row
 FOLLOW_ROUND = (StepEnded, StepBegun, RunEnded, Asked, LeadFound, ItemWanted, ItemEnded, MessagePlanned)
-OF_RUNS = (*FOLLOW_ROUND, CampaignPaused, Parked)
+OF_RUNS = (*FOLLOW_ROUND, Spent, CampaignPaused, Parked)
 EVEN_LATE = (LeadEnriched, Expired, Parked, Alert, Charged)
 COLUMNS = {kind: [f.name for f in fields(kind)] for kind in STATEMENTS}
 Of = Sequence[tuple[Task, Effects]]
@@ -266,6 +266,8 @@ class Writer:
             _stop(by_type, over, going_on=live.get(over.charged.run_id) == over.charged.round)
         for kind in STATEMENTS:
             await _write(conn, kind, by_type.get(kind, []))
+            if kind is LeadFound:
+                await _tell_of_leads(conn, [e for _, e in by_type.get(LeadFound, []) if isinstance(e, LeadFound)])
             if kind is ItemEnded:
                 await _go_on_with_items(conn, [e for of in (ItemWanted, ItemEnded) for _, e in by_type.get(of, [])])
         await queue.enqueue(conn, [e for _, e in by_type.get(NewTask, []) if isinstance(e, NewTask)])
@@ -290,6 +292,13 @@ async def _write(conn: Connection, kind: type[Written], rows: Sequence[tuple[int
             rows = sorted(rows, key=lambda row: repr(row[1]))
         columns = [[getattr(effect, name) for _, effect in rows] for name in COLUMNS[kind]]
         await conn.execute(SQL[kind.statement], [task_id for task_id, _ in rows], *columns)
+
+
+async def _tell_of_leads(conn: Connection, found: Sequence[LeadFound]) -> None:
+    """Their ids are known only once they are stored."""
+    if found:
+        rows = ((e.run_id, e.position, e.n, *_place(e)) for e in found)
+        await conn.execute(SQL["leads_told"], *map(list, zip(*rows, strict=True)))
 
 
 async def _go_on_with_items(conn: Connection, items: Iterable[Any]) -> None:
@@ -348,7 +357,7 @@ def _late(effects: Effects, runs: Mapping[UUID, tuple[str | None, int | None]]) 
     return {
         ("campaigns", e.run_id)
         for e in effects
-        if isinstance(e, StepEnded | ItemEnded)
+        if isinstance(e, StepEnded | ItemEnded | Spent)
         and runs.get(e.run_id, ("", 0))[0] not in ("running", "waiting", "paused")
     }
 

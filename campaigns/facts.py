@@ -10,6 +10,7 @@ from campaigns.decisions import LIVE, total
 from campaigns.references import resolve
 
 Row = Mapping[str, Any]
+LONGEST_ADDRESS = 320
 PRIORITIES: Mapping[str, int] = {"high": 10, "normal": 50, "low": 90}
 
 
@@ -129,6 +130,12 @@ def effect_key(run_id: object, position: object, of_round: int, *more: object) -
     """What names a call of a step, in one round of its run: the cause of its Idempotency-Key."""
     parts = ":".join(map(str, ("run", run_id, position, *more)))
     return f"{parts}#{of_round}" if of_round else parts
+
+
+def address_of(value: Any) -> str | None:
+    """An email address or a phone number, if it can be one; what is too long isn't cut to somebody else's."""
+    text = value.strip() if isinstance(value, str) else ""
+    return text if 0 < len(text) <= LONGEST_ADDRESS else None
 
 
 def lead_id_of(item: Any) -> UUID | None:

@@ -9,7 +9,7 @@ from campaigns.effects import Alert, Effects, Expired, ItemEnded, RunEnded, Step
 from campaigns.facts import Row, Run, Step, effect_key, lead_id_of
 from campaigns.steps import DRY, Attempt, end, parked
 from campaigns.steps.checkpoint import checkpoint, decided
-from campaigns.steps.engine import engine
+from campaigns.steps.engine import cut_off, engine
 from campaigns.steps.enrich import enrich, item
 from campaigns.steps.leads import leads
 from campaigns.steps.messages import messages
@@ -17,7 +17,7 @@ from daemon.answers import tidy
 from daemon.context import Context
 from daemon.db import Connection, Statements
 from daemon.metrics import Metrics
-from daemon.outcome import Done, Outcome
+from daemon.outcome import Done, Outcome, Snooze
 from daemon.task import Kind, Policy, Task
 
 SQL = Statements("campaigns", "runs.sql")
@@ -57,13 +57,18 @@ class Runs(Writer):
         return (ended, RunEnded(run_id, of_round, FAILED.status, FAILED.event, FAILED.hears), alert)
 
     async def cancel(self, conn: Connection, kind: str, payload: Mapping[str, Any]) -> None:
-        """A run without its task would never end: it is cancelled. One enrichment is only that one."""
-        run_id = lead_id_of(payload.get("run_id"))
-        if kind == "run.item" and run_id is not None:
-            await conn.execute(SQL["lock"], run_id)
-            await self.write(conn, [(0, (_item_failed(payload, "its task was cancelled"),))])
-        elif kind != "run.expiry":
-            await conn.execute(SQL["cancel"], run_id)
+        """A run without its task would never end: it is cancelled. One enrichment is only that one.
+
+        What belongs to an earlier round of the run, or to a request that nobody waits for, concerns it no more.
+        """
+        run_id, of_round = lead_id_of(payload.get("run_id")), payload.get("round", 0)
+        if kind == "run.item":
+            if await conn.fetchval(SQL["lock"], run_id, of_round):
+                await self.write(conn, [(0, (_item_failed(payload, "its task was cancelled"),))])
+        elif kind == "run.decided":
+            await conn.execute(SQL["cancel_decided"], run_id, lead_id_of(payload.get("approval_id")))
+        elif kind == "run.step":
+            await conn.execute(SQL["cancel"], run_id, of_round)
 
 
 def kinds() -> list[Kind[Effects]]:
@@ -83,7 +88,7 @@ def kinds() -> list[Kind[Effects]]:
 async def _step(task: Task, run: Run | None, context: Context) -> Outcome[Effects]:
     over = _over(task, run)
     if over is not None or run is None:
-        return Done((), over or "")
+        return await _stopped(task, run, context, over or "")
     step = run.at(task.payload["position"])
     if step is None:
         why = End("failed", "run_failed", "onFailure", "its definition has no steps")
@@ -103,7 +108,7 @@ async def _step(task: Task, run: Run | None, context: Context) -> Outcome[Effect
 async def _item(task: Task, run: Run | None, context: Context) -> Outcome[Effects]:
     over = _over(task, run)
     if over is not None or run is None:
-        return Done((), over or "")
+        return await _stopped(task, run, context, over or "")
     step, own = run.at(task.payload["position"]), next(iter(run.items), None)
     if step is None or own is None or own["status"] != "pending":
         return Done((), "that enrichment has ended")
@@ -128,7 +133,24 @@ async def _decided(task: Task, run: Run | None, context: Context) -> Outcome[Eff
 async def _expiry(task: Task, run: Run | None, context: Context) -> Outcome[Effects]:
     if run is None or run.approval is None or run.approval["status"] != "pending":
         return Done((), "it was decided in time")
+    ends = run.approval["expires_at"]
+    if ends is None:
+        return Done((), "somebody lets it wait for ever")
+    if ends > task.now:
+        return Snooze(ends, "somebody lets it wait longer")
     return Done((Expired(run.approval["id"]),), "nobody decided in time")
+
+
+async def _stopped(task: Task, run: Run | None, context: Context, why: str) -> Outcome[Effects]:
+    """Nothing follows any more, but a call that an attempt before this one has made still counts."""
+    step = run.at(task.payload.get("position")) if run and task.payload.get("round", 0) == run.round else None
+    if run is None or step is None:
+        return Done((), why)
+    attempt = Attempt(run, step, task, context)
+    if task.kind == "run.step":
+        return await cut_off(attempt, step.row, why) if step.status == "cancelled" else Done((), why)
+    pending = next((own for own in run.items if own["status"] == "pending"), None)
+    return await cut_off(attempt, pending, why, pending["lead_id"]) if pending else Done((), why)
 
 
 def _over(task: Task, run: Run | None) -> str | None:

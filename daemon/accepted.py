@@ -6,7 +6,6 @@ from decimal import Decimal
 from typing import Any
 
 from daemon.answers import Answer, Answered, Failed, Unknown, charge, read_report, tidy
-from daemon.budgets import Budget
 from daemon.db import UNREACHABLE, Statements
 from daemon.ledger import Ended, Ledger
 
@@ -39,26 +38,23 @@ def _answer(row: Mapping[str, Any]) -> Answer:
     return Failed(row["error"] or "the engine reported an error", retryable, http_status=row["http_status"])
 
 
-async def settle(
-    ledger: Ledger, engine: str, key: str, report: Mapping[str, Any], budgets: tuple[Budget, ...]
-) -> bool | None:
+async def settle(ledger: Ledger, engine: str, key: str, report: Mapping[str, Any]) -> bool | None:
     """Settle an engine's call as it reports; False if it was settled before, None if it has no such call."""
     async with ledger.pool.acquire() as conn:
         row = await conn.fetchrow(SQL["call"], key, engine)
     if row is None or row["settled"]:
         return None if row is None else False
-    ended = _ended(key, read_report(report, 200), row, budgets)
-    await ledger.settle_for_good(ended)
+    await ledger.settle_for_good(_ended(key, read_report(report, 200), row))
     return True
 
 
-def _ended(key: str, answer: Answer | None, row: Mapping[str, Any], budgets: tuple[Budget, ...]) -> Ended:
+def _ended(key: str, answer: Answer | None, row: Mapping[str, Any]) -> Ended:
     match answer:
         case Answered(result, status):
             cost = charge(result, row["reserved_cost"]).cost
-            return Ended(key, "ok", cost, status, row["ms"], None, result, budgets)
+            return Ended(key, "ok", cost, status, row["ms"], None, result)
         case Failed(error, retryable, _, status):
             told = {"retryable": retryable}
-            return Ended(key, "failed", Decimal(0), status, row["ms"], tidy(error), told, budgets)
+            return Ended(key, "failed", Decimal(0), status, row["ms"], tidy(error), told)
         case Unknown() | None:
             raise ValueError("the report says neither completed, with an object, nor failed")

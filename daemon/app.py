@@ -214,9 +214,6 @@ class Daemon:
 
     async def run(self, extras: tuple[Coroutine[Any, Any, None], ...] = ()) -> None:
         """Run until SIGTERM or SIGINT, then stop claiming, finish within the grace and give back the rest."""
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(20_000, 20, 20)
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._stop.set)
@@ -272,6 +269,13 @@ class Daemon:
         return attempted
 
 
+def ease_collector() -> None:
+    """For a process that is one daemon: what was imported stays, and batches of values come and go without cycles."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
 async def _refuses(host_dsn: str) -> bool:
     try:
         conn = await asyncpg.connect(host_dsn, timeout=db.CONNECT_TIMEOUT_S)
@@ -301,4 +305,15 @@ def _say_waiting(details: Mapping[str, Any]) -> None:
         log.warning("waiting for the database", error=str(details["exception"]))
 
 
-__all__ = ["UNREACHABLE", "Daemon", "Pipeline", "Report", "erase", "explain", "mermaid", "prepare", "registry"]
+__all__ = [
+    "UNREACHABLE",
+    "Daemon",
+    "Pipeline",
+    "Report",
+    "ease_collector",
+    "erase",
+    "explain",
+    "mermaid",
+    "prepare",
+    "registry",
+]

@@ -3,7 +3,7 @@
 A call's money lies in every counter that its budgets name, the same amount in each.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -105,13 +105,20 @@ def places(budgets: Sequence[Budget], of: Periods) -> tuple[Place, ...]:
 
 async def fit(conn: Connection, wants: Sequence[Want], of: Periods) -> list[Spent | None]:
     """In turn, what fits into all of its budgets (None) and what doesn't; the counters stay locked."""
-    every = sorted({place for want in wants for place in places(want.budgets, of)})
-    if not every:
-        return [None] * len(wants)
-    columns = [scope for scope, _ in every], [first for _, first in every]
-    await conn.execute(SQL["open_counters"], *columns)
-    used = {(r["scope"], r["period"]): r["used"] for r in await conn.fetch(SQL["lock_counters"], *columns)}
+    limits = {p: b.limit for w in wants for b, p in zip(w.budgets, places(w.budgets, of), strict=True)}
+    used = await _locked(conn, limits) if limits else {}
     return [_fit_one(want, used, of) for want in wants]
+
+
+async def _locked(conn: Connection, limits: Mapping[Place, Decimal]) -> dict[Place, Decimal]:
+    """What is used of these counters, which are locked, and know their limits from now on."""
+    rows = [(*place, limit) for place, limit in sorted(limits.items())]
+    scopes, firsts, most = map(list, zip(*rows, strict=True))
+    await conn.execute(SQL["open_counters"], scopes, firsts, most)
+    counters = {(r["scope"], r["period"]): r for r in await conn.fetch(SQL["lock_counters"], scopes, firsts)}
+    if any(counters[place]["most"] != limit for place, limit in limits.items()):
+        await conn.execute(SQL["limit_counters"], scopes, firsts, most)
+    return {place: counter["used"] for place, counter in counters.items()}
 
 
 def _fit_one(want: Want, used: dict[Place, Decimal], of: Periods) -> Spent | None:
@@ -136,8 +143,9 @@ async def add(conn: Connection, changes: Iterable[Held]) -> None:
         await conn.execute(SQL["add_to_counters"], *map(list, zip(*rows, strict=True)))
 
 
-async def tell_overruns(conn: Connection, limits: Mapping[Place, Decimal]) -> None:
-    """A bill above its estimate may pass a budget: the next call waits, and a person is told."""
-    if limits:
-        rows = [(*place, limit) for place, limit in sorted(limits.items())]
-        await conn.execute(SQL["alert_overrun"], *map(list, zip(*rows, strict=True)))
+async def tell_overruns(conn: Connection, charged: Collection[Place]) -> None:
+    """A bill above its estimate may pass a budget: the next call waits, and a person is told, once a period."""
+    if charged:
+        scopes, firsts = map(list, zip(*sorted(charged), strict=True))
+        await conn.execute(SQL["outlive_overruns"], scopes, firsts)
+        await conn.execute(SQL["alert_overrun"], scopes, firsts)

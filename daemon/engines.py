@@ -141,9 +141,7 @@ class Engines:
 
     async def settle_accepted(self, engine: str, key: str, report: Mapping[str, Any]) -> bool | None:
         """Settle a call as its engine tells; False if it was settled before, None if that engine had no such call."""
-        known = self.configured.get(engine)
-        budgets = self._daily(engine, known.daily_budget) if known else ()
-        return await settle(self.ledger, engine, key, report, budgets)
+        return await settle(self.ledger, engine, key, report)
 
     def _engine(self, name: str) -> Engine:
         if name not in self._engines:

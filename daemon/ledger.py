@@ -296,7 +296,7 @@ async def _settle(conn: Connection, ended: Sequence[Ended]) -> set[str]:
     async with conn.transaction():
         rows = await conn.fetch(SQL["settle"], *_columns(ended), AT_LAST)
         await budgets.add(conn, [Held(_places(r), _correction(r)) for r in rows])
-        await budgets.tell_overruns(conn, _passed(ended, rows))
+        await budgets.tell_overruns(conn, _above_estimate(rows))
         late = [r["task_id"] for r in rows if r["was"] == "unknown" and r["status"] == "ok"]
         if late:
             await conn.execute(SQL["revive_answered"], late)
@@ -314,15 +314,9 @@ def _correction(row: asyncpg.Record) -> Money:
     return Money(reserved, (row["cost"] or NOTHING) - (row["charged"] or NOTHING))
 
 
-def _passed(ended: Sequence[Ended], rows: Sequence[asyncpg.Record]) -> dict[Place, Decimal]:
-    """The counters, and their limits, of calls that cost more than was reserved for them."""
-    over = {r["key"]: dict(_places(r)) for r in rows if r["cost"] > r["reserved_cost"]}
-    return {
-        (b.scope, over[e.key][b.scope]): b.limit
-        for e in ended
-        for b in e.budgets
-        if e.key in over and b.scope in over[e.key]
-    }
+def _above_estimate(rows: Sequence[asyncpg.Record]) -> set[Place]:
+    """The counters of calls that cost more than was reserved for them."""
+    return {place for r in rows if r["cost"] > r["reserved_cost"] for place in _places(r)}
 
 
 # -- the counters of a call, as its row keeps them

@@ -3,6 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from daemon.histogram import BatchHistogram
+from daemon.tally import Tally
 
 FAST = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 SLOW = (0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
@@ -35,9 +36,17 @@ class Metrics:
             "orchestrator_engine_call_seconds", "Time in a call", ["engine"], buckets=SLOW, registry=r
         )
         self.engine_cost = Counter("orchestrator_engine_cost", "Dollars charged", ["engine"], registry=r)
+        self.campaign_runs = Tally("orchestrator_campaign_runs", "Runs ended", ["campaign", "status"], r)
+        self.budget_used = Gauge(
+            "orchestrator_campaign_budget_used_ratio",
+            "Spent and reserved of a campaign's budget",
+            ["campaign", "window"],
+            registry=r,
+        )
         self.sends = Counter("orchestrator_sends", "Messages ended", ["channel", "outcome"], registry=r)
         self.replies = Counter("orchestrator_replies", "Replies classified", ["category"], registry=r)
         self.approvals_pending = Gauge("orchestrator_approvals_pending", "Requests waiting", ["checkpoint"], registry=r)
+        self.approvals = Tally("orchestrator_approvals", "Requests decided", ["checkpoint", "decision"], r)
         self.alerts_active = Gauge("orchestrator_alerts_active", "Open alerts", ["type", "severity"], registry=r)
         self.listener_connected = Gauge(
             "orchestrator_listener_connected", "1 while it proves that it listens", registry=r

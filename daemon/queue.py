@@ -84,12 +84,10 @@ class Written:
 
 
 async def _claim(conn: Connection, statement: str, *arguments: Any) -> list[asyncpg.Record]:
-    """Of two claims of one key that did not see each other the index lets one wait or fail: it looks again."""
+    """Two claims of one key that did not see each other: the index refuses the second, which looks again."""
     for _ in range(CLAIM_TRIES):
         try:
             rows: list[asyncpg.Record] = await conn.fetch(SQL[statement], *arguments)
-        except asyncpg.LockNotAvailableError:
-            continue
         except asyncpg.UniqueViolationError as error:
             if error.constraint_name != "tasks_running_key":
                 raise

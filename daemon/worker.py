@@ -36,7 +36,7 @@ class Limits:
     """How much one daemon takes on."""
 
     concurrency: int = 64
-    batch: int = 500
+    batch: int = 1000
     lease_s: float = 30.0
 
 

@@ -5,7 +5,7 @@ order of STATEMENTS; what touches a lead holds that lead's row first and waits f
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from decimal import Decimal
@@ -233,13 +233,13 @@ class Writer:
 
     async def hold(self, conn: Connection, effects: Sequence[tuple[Task, Effects]]) -> Collection[UUID]:
         """The attempts whose rows could all be locked at once, without waiting; what is gone needs no lock."""
-        wanted = {task.lease_id: _rows(its) for task, its in effects}
-        every = set().union(*wanted.values())
+        wanted = [(task.lease_id, list(_rows(its))) for task, its in effects]
+        every = {row for _, rows in wanted for row in rows}
         if not every:
-            return list(wanted)
+            return [lease for lease, _ in wanted]
         columns = [sorted(row_id for table, row_id in every if table == of) for of in TABLES]
         free = {r["id"] for r in await conn.fetch(SQL["hold"], *columns)}
-        return [lease for lease, its in wanted.items() if all(row_id in free for _, row_id in its)]
+        return [lease for lease, rows in wanted if all(row_id in free for _, row_id in rows)]
 
     async def commit(self, conn: Connection, effects: Sequence[tuple[Task, Effects]]) -> None:
         """One statement per kind of effect."""
@@ -277,17 +277,15 @@ async def write(conn: Connection, kind: type[Written], rows: Sequence[tuple[int,
     return answer
 
 
-def _rows(effects: Effects) -> set[tuple[str, UUID]]:
+def _rows(effects: Effects) -> Iterator[tuple[str, UUID]]:
     """The rows that these effects write or refer to."""
-    rows: set[tuple[str, UUID]] = set()
     for effect in effects:
         if isinstance(effect, HOLDING) and effect.lead_id is not None:
-            rows.add(("leads", effect.lead_id))
+            yield "leads", effect.lead_id
         if isinstance(effect, MessageEnded | MessageWaits):
-            rows.add(("messages", effect.message_id))
+            yield "messages", effect.message_id
         if isinstance(effect, ReplyRead):
-            rows.add(("replies", effect.reply_id))
-    return rows
+            yield "replies", effect.reply_id
 
 
 def _rounds(kind: type[Written], rows: list[tuple[int, Effect]]) -> list[list[tuple[int, Effect]]]:

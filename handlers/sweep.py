@@ -52,6 +52,7 @@ def _measure(metrics: Metrics) -> Any:
 def _alerts(metrics: Metrics) -> Any:
     async def alerts(conn: Connection) -> int:
         await conn.execute(SQL["resolve"])
+        await conn.execute(SQL["outlived"])
         metrics.alerts_active.clear()
         for row in await conn.fetch(SQL["alerts"]):
             metrics.alerts_active.labels(row["type"], row["severity"]).set(row["n"])

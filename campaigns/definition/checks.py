@@ -1,4 +1,4 @@
-"""What no part of a document can know alone: names that meet twice, references that lead nowhere."""
+"""What no part of a document can know alone: names that meet twice, references to nothing, inputs that nobody gives."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,16 +9,26 @@ from campaigns.definition.flaws import Flaw, Loc, quoted
 
 def cross_checks(document: Mapping[str, Any]) -> Iterator[Flaw]:
     """Every flaw between the parts of a completed document, whatever shape they are of."""
+    inputs = document.get("inputs")
+    declared = inputs if isinstance(inputs, Mapping) else {}
+    yield from _ungiven(document, declared)
     steps = document.get("steps")
     if isinstance(steps, list):
         names = [_name(step) for step in steps]
         yield from _duplicates(names)
-        inputs = document.get("inputs")
-        declared = inputs if isinstance(inputs, Mapping) else {}
         for position, step in enumerate(steps):
             for loc, text, of_lead in _references(step):
                 if said := _fault(text, names, position, declared, of_lead):
                     yield Flaw(("steps", position, *loc), said)
+
+
+def _ungiven(document: Mapping[str, Any], inputs: Mapping[str, Any]) -> Iterator[Flaw]:
+    """Inputs that nobody gives a run which its schedule starts."""
+    schedule = document.get("schedule")
+    enabled = schedule.get("enabled") is not False if isinstance(schedule, Mapping) else isinstance(schedule, str)
+    for name, declared in inputs.items() if enabled else ():
+        if isinstance(declared, Mapping) and declared.get("required") is True and declared.get("default") is None:
+            yield Flaw(("inputs", name), "needs a default: a run that the schedule starts is given nothing")
 
 
 def _name(step: object) -> str | None:

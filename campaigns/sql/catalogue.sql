@@ -9,6 +9,11 @@ SELECT id FROM campaigns WHERE name = $1 AND deleted_at IS NULL
 -- By id, else by name.
 SELECT id FROM campaigns WHERE deleted_at IS NULL AND (id = $1 OR name = $2) ORDER BY id = $1 DESC LIMIT 1
 
+-- name: budgets
+-- What each campaign may spend, and in which zone, as its user wrote it.
+SELECT id, name, config -> 'budget' AS budget, config #>> '{schedule,timezone}' AS timezone
+FROM campaigns WHERE deleted_at IS NULL AND jsonb_typeof(config -> 'budget') = 'object'
+
 -- name: status
 SELECT status FROM campaigns WHERE id = $1 AND deleted_at IS NULL
 

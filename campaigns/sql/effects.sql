@@ -171,33 +171,36 @@ FROM unnest($1::bigint[], $2::text[], $3::text[], $4::uuid[], $5::text[]) AS d(t
 ON CONFLICT (approval_id) DO NOTHING
 
 -- name: lead_found
--- A lead that is there already gets what it lacks; nobody who wants no contact is made to want it. The ids are known
--- only now, so they join the step's result here.
+-- A lead that is there already gets what it lacks; nobody who wants no contact is made to want it.
+INSERT INTO leads AS l (pipeline, source, external_id, name, company, email, phone, city, region, country, timezone, tier, score,
+                        do_not_contact, data, run_id)
+SELECT d.pipeline, d.source, d.external_id, d.of ->> 'name', d.of ->> 'company', d.of ->> 'email', d.of ->> 'phone', d.of ->> 'city',
+       d.of ->> 'region', d.of ->> 'country', d.of ->> 'timezone', d.of ->> 'tier', (d.of ->> 'score')::numeric,
+       coalesce((d.of ->> 'do_not_contact')::boolean, false), coalesce(d.of -> 'data', '{}'), d.run_id
+FROM unnest($1::bigint[], $2::uuid[], $3::int[], $4::int[], $5::int[], $6::text[], $7::text[], $8::text[], $9::jsonb[])
+     AS d(task_id, run_id, round, position, n, pipeline, source, external_id, of)
+ORDER BY d.pipeline, d.source, d.external_id
+ON CONFLICT (pipeline, source, external_id) WHERE external_id IS NOT NULL DO UPDATE SET
+    name = coalesce(nullif(l.name, ''), excluded.name), company = coalesce(nullif(l.company, ''), excluded.company),
+    email = coalesce(nullif(l.email, ''), excluded.email), phone = coalesce(nullif(l.phone, ''), excluded.phone),
+    city = coalesce(nullif(l.city, ''), excluded.city), region = coalesce(nullif(l.region, ''), excluded.region),
+    country = coalesce(nullif(l.country, ''), excluded.country), timezone = coalesce(nullif(l.timezone, ''), excluded.timezone),
+    tier = coalesce(l.tier, excluded.tier), score = coalesce(l.score, excluded.score),
+    do_not_contact = l.do_not_contact OR excluded.do_not_contact,
+    data = excluded.data || (SELECT coalesce(jsonb_object_agg(key, value), '{}') FROM jsonb_each(l.data) WHERE value NOT IN ('null', '""'))
+
+-- name: leads_told
+-- $1 runs, $2 positions, $3 places, $4 pipelines, $5 sources, $6 external ids: the leads as they are stored now join their
+-- step's result. Not one statement with the INSERT, whose rows no index could find: thousands would be compared one by one.
 WITH d AS (
-    SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::int[], $4::int[], $5::int[], $6::text[], $7::text[], $8::text[], $9::jsonb[])
-         AS d(task_id, run_id, round, position, n, pipeline, source, external_id, of)
-), stored AS (
-    INSERT INTO leads AS l (pipeline, source, external_id, name, company, email, phone, city, region, country, timezone, tier, score,
-                            do_not_contact, data, run_id)
-    SELECT d.pipeline, d.source, d.external_id, d.of ->> 'name', d.of ->> 'company', d.of ->> 'email', d.of ->> 'phone', d.of ->> 'city',
-           d.of ->> 'region', d.of ->> 'country', d.of ->> 'timezone', d.of ->> 'tier', (d.of ->> 'score')::numeric,
-           coalesce((d.of ->> 'do_not_contact')::boolean, false), coalesce(d.of -> 'data', '{}'), d.run_id
-    FROM d ORDER BY d.pipeline, d.source, d.external_id
-    ON CONFLICT (pipeline, source, external_id) WHERE external_id IS NOT NULL DO UPDATE SET
-        name = coalesce(nullif(l.name, ''), excluded.name), company = coalesce(nullif(l.company, ''), excluded.company),
-        email = coalesce(nullif(l.email, ''), excluded.email), phone = coalesce(nullif(l.phone, ''), excluded.phone),
-        city = coalesce(nullif(l.city, ''), excluded.city), region = coalesce(nullif(l.region, ''), excluded.region),
-        country = coalesce(nullif(l.country, ''), excluded.country), timezone = coalesce(nullif(l.timezone, ''), excluded.timezone),
-        tier = coalesce(l.tier, excluded.tier), score = coalesce(l.score, excluded.score),
-        do_not_contact = l.do_not_contact OR excluded.do_not_contact,
-        data = excluded.data || (SELECT coalesce(jsonb_object_agg(key, value), '{}') FROM jsonb_each(l.data) WHERE value NOT IN ('null', '""'))
-    RETURNING l.*
+    SELECT * FROM unnest($1::uuid[], $2::int[], $3::int[], $4::text[], $5::text[], $6::text[])
+         AS d(run_id, position, n, pipeline, source, external_id)
 ), summed AS (
     SELECT d.run_id, d.position, count(*) FILTER (WHERE s.version = 1) AS created, count(*) FILTER (WHERE s.version > 1) AS updated,
            jsonb_agg(jsonb_build_object('id', s.id, 'pipeline', s.pipeline, 'stage', s.stage, 'name', s.name, 'company', s.company,
                'email', s.email, 'phone', s.phone, 'city', s.city, 'region', s.region, 'country', s.country, 'timezone', s.timezone,
                'source', s.source, 'external_id', s.external_id, 'tier', s.tier, 'score', s.score, 'data', s.data) ORDER BY d.n) AS leads
-    FROM d JOIN stored s ON s.pipeline = d.pipeline AND s.source = d.source AND s.external_id = d.external_id
+    FROM d JOIN leads s ON s.pipeline = d.pipeline AND s.source = d.source AND s.external_id = d.external_id
     GROUP BY d.run_id, d.position
 ), steps AS (
     UPDATE campaign_run_steps t
@@ -285,13 +288,13 @@ WITH d AS (
     SELECT d.lead_id, d.run_id, d.step, d.channel, d.template, d.to_address, d.subject, d.body, 'scheduled', d.key
     FROM d JOIN leads l ON l.id = d.lead_id
     ON CONFLICT (idempotency_key) DO NOTHING
-    RETURNING idempotency_key
+    RETURNING run_id, step
 ), counted AS (
-    SELECT d.run_id, d.position, count(p.idempotency_key) AS scheduled, count(*) - count(p.idempotency_key) AS skipped
-    FROM d LEFT JOIN planned p ON p.idempotency_key = d.key GROUP BY d.run_id, d.position
+    SELECT wanted.*, (SELECT count(*) FROM planned p WHERE (p.run_id, p.step) = (wanted.run_id, wanted.step)) AS scheduled
+    FROM (SELECT run_id, position, step, count(*) AS n FROM d GROUP BY run_id, position, step) AS wanted
 ), steps AS (
     UPDATE campaign_run_steps t SET result = t.result || jsonb_build_object('scheduled', c.scheduled,
-        'skipped', c.skipped + coalesce((t.result ->> 'skipped')::bigint, 0))
+        'skipped', c.n - c.scheduled + coalesce((t.result ->> 'skipped')::bigint, 0))
     FROM counted c WHERE t.run_id = c.run_id AND t.position = c.position
     RETURNING t.run_id, t.name, t.result
 )

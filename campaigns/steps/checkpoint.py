@@ -62,7 +62,7 @@ def _payload(run: Run, step: Step) -> Mapping[str, Any]:
         "inputs": run.row["inputs"],
         "params": run.resolved(step.declared.get("params") or {}),
         "before": {"step": before.name, "result": _glance(before.row["result"])} if before else None,
-        "cost": run.row["total_cost"],
+        "cost": float(run.row["total_cost"]),
     }
 
 

@@ -6,11 +6,13 @@ from typing import Any
 
 from campaigns.budget import of_campaign
 from campaigns.decisions import Again, after_failure, attempts
-from campaigns.effects import NOTHING, Effects
+from campaigns.effects import NOTHING, Alert, Effects, Spent
+from campaigns.facts import Row
 from campaigns.steps import Attempt
-from daemon.answers import Answered, Failed, Unknown, charge
+from daemon.answers import Answered, Failed, Unknown, charge, tidy
 from daemon.engines import Call, Skipped
-from daemon.outcome import Fail, Outcome, Snooze
+from daemon.ledger import Ended
+from daemon.outcome import Done, Fail, Outcome, Snooze
 
 
 async def engine(attempt: Attempt) -> Outcome[Effects]:
@@ -32,6 +34,20 @@ async def engine(attempt: Attempt) -> Outcome[Effects]:
     return attempt.failed(then.error, status=then.status, cost=cost, call=key)
 
 
+async def cut_off(attempt: Attempt, row: Row, why: str, *of: object) -> Outcome[Effects]:
+    """The run is over before its call was booked; one that was left behind unanswered is of unknown outcome."""
+    if row["call"] is None:
+        return Done((), why)
+    run, step, key = attempt.run, attempt.step, attempt.key(*of)
+    booked = Spent(run.id, step.position, NOTHING, key)
+    if row["call"] != "reserved":
+        return Done((booked,), why)
+    said = f"{run.campaign}: {step.name}: its daemon ended in the middle of a call, and meanwhile {why}"
+    ended = Ended(key, "unknown", estimate(attempt), None, 0.0, tidy(said))
+    await attempt.context.engines.ledger.settle_for_good(ended)
+    return Done((booked, Alert("UNKNOWN_OUTCOME", tidy(said), "HIGH", f"run:{run.id}", {"step": step.name})), why)
+
+
 def call(attempt: Attempt, body: dict[str, Any], key: str, **of: Any) -> Call:
     """One call for this step, within its campaign's budgets."""
     run, step = attempt.run, attempt.step
@@ -39,7 +55,7 @@ def call(attempt: Attempt, body: dict[str, Any], key: str, **of: Any) -> Call:
     return Call(
         engine_of(attempt), endpoint, body, cause=key, budgets=attempt.budgets, most_calls=attempts(step.retry),
         run_id=run.id, campaign_id=run.row["campaign_id"], estimate=step.estimate, timeout_s=step.timeout_s,
-        url=endpoint if "://" in endpoint else None, method=step.declared.get("method") or "POST", **of,
+        url=None if endpoint.startswith("/") else endpoint, method=step.declared.get("method") or "POST", **of,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from campaigns.decisions import Again
 from campaigns.effects import NOTHING, Alert, Effect, Effects, ItemEnded, ItemWanted, LeadEnriched
-from campaigns.facts import Row, lead_id_of
+from campaigns.facts import Row, address_of, lead_id_of
 from campaigns.steps import Attempt
 from campaigns.steps.engine import after, call, estimate, skipped
 from daemon.answers import Answered, charge, tidy
@@ -42,7 +42,9 @@ def _joined(attempt: Attempt) -> Outcome[Effects]:
 
 def _told(item: Row) -> Mapping[str, Any]:
     told = {"lead_id": str(item["lead_id"])}
-    return told | {"error": item["error"]} if item["status"] != "done" else {**item["result"], **told}
+    if item["status"] != "done":
+        return told | {"error": item["error"]}
+    return {**(item["result"] or {}), **told}  # a lead that was erased meanwhile has left none
 
 
 # -- one of them
@@ -80,7 +82,7 @@ def _enriched(attempt: Attempt, lead_id: UUID, result: Mapping[str, Any]) -> Out
     fields = result.get("fields")
     contacts = result.get("contacts")
     first = next((c for c in contacts if isinstance(c, Mapping)), {}) if isinstance(contacts, list) else {}
-    phone, email = (_text(result.get(name)) or _text(first.get(name)) for name in ("phone", "email"))
+    phone, email = (address_of(result.get(name)) or address_of(first.get(name)) for name in ("phone", "email"))
     learnt = LeadEnriched(lead_id, fields if isinstance(fields, Mapping) else {}, phone, email)
     cost = charge(result, estimate(attempt)).cost
     return Done((_item_ended(attempt, lead_id, "done", result=result, cost=cost), learnt, *attempt.charged), "enriched")
@@ -102,7 +104,3 @@ def _alerts(attempt: Attempt, error: str, unknown: bool) -> Iterable[Effect]:
 def _item_ended(attempt: Attempt, lead_id: UUID, status: str, **of: Any) -> ItemEnded:
     run, step = attempt.run, attempt.step
     return ItemEnded(run.id, run.round, step.position, lead_id, status, call=attempt.key(lead_id), **of)
-
-
-def _text(value: Any) -> str | None:
-    return value.strip()[:200] or None if isinstance(value, str) else None

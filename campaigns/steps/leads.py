@@ -2,21 +2,25 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from math import isfinite
 from typing import Any
 
 from campaigns.effects import Effects, LeadFound
+from campaigns.facts import address_of
 from campaigns.references import follow, parse_path
 from campaigns.steps import Attempt
 from daemon.outcome import Outcome
 
 PIPELINE = "vendor_acquisition"
 TEXTS = ("name", "company", "email", "phone", "city", "region", "country", "timezone")
+ADDRESSES = ("email", "phone")
 TIERS = ("high", "medium", "low")
 NAMES = ("external_id", "id", "place_id")
 """Where an item says what it is called where it comes from."""
 KNOWN = frozenset({*TEXTS, *NAMES, "tier", "score", "do_not_contact", "data"})
-LONGEST = 2000
+LONGEST, LONGEST_NAME = 2000, 200
+"""Characters of a text, and of what a lead is told by: an index holds no more of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ async def leads(attempt: Attempt) -> Outcome[Effects]:
     stored = [
         LeadFound(
             run.id, run.round, step.position, n, step.declared.get("pipeline") or PIPELINE,
-            str(source or run.campaign), lead.external_id, lead.columns,
+            _shortened(str(source or run.campaign)), lead.external_id, lead.columns,
         )
         for n, lead in enumerate(reversed(unique.values()))
     ]  # fmt: skip
@@ -55,11 +59,11 @@ def as_lead(item: Any, mapped: Mapping[str, str]) -> Found | None:
     given = {to: follow(item, parse_path(path)) for to, path in mapped.items()}
     fields = {name: item[name] for name in KNOWN if name in item} | given
     columns = {name: text for name in TEXTS if (text := _text(fields.get(name)))}
-    columns |= _judged(fields)
+    columns |= {name: address_of(columns[name]) for name in ADDRESSES if name in columns} | _judged(fields)
     name = next((text for name in NAMES if (text := _text(fields.get(name)))), None) or _told_by(columns, item)
     if name is None:
         return None
-    return Found(name, columns | {"data": _data(item, fields, mapped)})
+    return Found(_shortened(name), columns | {"data": _data(item, fields, mapped)})
 
 
 def _judged(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,13 +89,18 @@ def _data(item: Mapping[str, Any], fields: Mapping[str, Any], mapped: Mapping[st
 
 def _told_by(columns: Mapping[str, Any], item: Mapping[str, Any]) -> str | None:
     """What tells it from others if its source gives it no name."""
-    for field in ("email", "phone"):
+    for field in ADDRESSES:
         if columns.get(field):
             return f"{field}:{columns[field].lower()}"
     if website := _text(item.get("website")):
         return f"website:{website.lower()}"
     called = columns.get("company") or columns.get("name")
     return f"name:{called.lower()}|{columns.get('city', '').lower()}" if called else None
+
+
+def _shortened(name: str) -> str:
+    """The name, or what stands for one that is too long to be looked up."""
+    return name if len(name) <= LONGEST_NAME else f"sha256:{sha256(name.encode()).hexdigest()}"
 
 
 def _text(value: Any) -> str:

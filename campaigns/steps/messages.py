@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from campaigns.effects import Effects, MessagePlanned
-from campaigns.facts import lead_id_of
+from campaigns.facts import LONGEST_ADDRESS, lead_id_of
 from campaigns.steps import Attempt
 from campaigns.templates import TemplateProblem, render
 from daemon.outcome import Outcome
@@ -20,7 +20,7 @@ async def messages(attempt: Attempt) -> Outcome[Effects]:
     items = attempt.run.sources(attempt.step)
     for item in items:
         lead_id = lead_id_of(item)
-        if lead_id is None or lead_id in planned:
+        if lead_id is None or lead_id in planned or len(_to(item) or "") > LONGEST_ADDRESS:
             continue
         try:
             letter = _letter(attempt, lead_id, item)
@@ -56,11 +56,14 @@ def _message(attempt: Attempt, lead_id: UUID, item: Any, letter: Letter) -> Mess
     run, step = attempt.run, attempt.step
     # Without the round: a retried step never writes to the same lead again.
     key = f"run:{run.id}:{step.position}:{lead_id}"
-    to = _text(item.get("to")) if isinstance(item, Mapping) else None
     channel, template = step.declared.get("channel") or "email", step.declared.get("template")
     return MessagePlanned(
-        run.id, run.round, step.position, key, lead_id, step.name, channel, template, to, letter[0], letter[1]
+        run.id, run.round, step.position, key, lead_id, step.name, channel, template, _to(item), letter[0], letter[1]
     )
+
+
+def _to(item: Any) -> str | None:
+    return _text(item.get("to")) if isinstance(item, Mapping) else None
 
 
 def _text(value: Any) -> str | None:

@@ -85,12 +85,17 @@ def _set_gauges(metrics: Metrics, counts: Counts | None) -> None:
     """Show the counts; while they can't be had, show none rather than old ones."""
     metrics.queue_tasks.clear()
     metrics.leads.clear()
+    metrics.budget_used.clear()
+    metrics.campaign_runs.show(counts.runs if counts else {})
+    metrics.approvals.show(counts.approvals if counts else {})
     metrics.queue_oldest_age.set(counts.queue.oldest_age_s if counts else float("nan"))
     if counts:
         for status in ("available", "running", "dead"):
             metrics.queue_tasks.labels(status).set(getattr(counts.queue, status))
-        for (pipeline, stage), number in counts.leads.items():
-            metrics.leads.labels(pipeline, stage).set(number)
+        for of_stage, number in counts.leads.items():
+            metrics.leads.labels(*of_stage).set(number)
+        for of_campaign, share in counts.budgets.items():
+            metrics.budget_used.labels(*of_campaign).set(share)
 
 
 ROUTES = (

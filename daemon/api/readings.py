@@ -4,14 +4,18 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from daemon.db import UNREACHABLE, Pool, Statements
+from daemon.db import UNREACHABLE, Connection, Pool, Statements
 from daemon.log import get_logger
+
+if TYPE_CHECKING:
+    from daemon.app import Daemon
 
 SQL = Statements("daemon.api", "health.sql")
 SHARE = 0.02
 """At most this share of one connection's time goes into a reading, however large the tables are."""
+COUNTED = ("leads_by_stage", "runs_ended", "approvals_decided")
 
 log = get_logger("api")
 T = TypeVar("T")
@@ -59,17 +63,20 @@ class QueueState:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What the gauges show: the queue, and the leads by pipeline and stage."""
+    """What the metrics show of the tables."""
 
     queue: QueueState
-    leads: Mapping[tuple[str, str], int]
+    leads: Mapping[tuple[str, ...], int]  # by pipeline and stage
+    runs: Mapping[tuple[str, ...], int]  # ended, by campaign and status
+    approvals: Mapping[tuple[str, ...], int]  # by checkpoint and decision
+    budgets: Mapping[tuple[str, str], float]  # the used share, by campaign and window
 
 
 class Readings:
     """The readings of one API."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, pool: Pool, daemon: "Daemon") -> None:
+        self._pool, self._daemon = pool, daemon
         self.queue = Cached(self._read_queue, 1.0, 1.0)
         self.counts = Cached(self._read_counts, 5.0, 5.0)
 
@@ -81,5 +88,10 @@ class Readings:
     async def _read_counts(self) -> Counts:
         queue = await self._read_queue()
         async with self._pool.acquire() as conn:
-            rows = await conn.fetch(SQL["leads_by_stage"])
-        return Counts(queue, {(row["pipeline"], row["stage"]): row["n"] for row in rows})
+            leads, runs, approvals = [await _counted(conn, name) for name in COUNTED]
+            return Counts(queue, leads, runs, approvals, await self._daemon.catalogue.budgets_used(conn))
+
+
+async def _counted(conn: Connection, name: str) -> Mapping[tuple[str, ...], int]:
+    """A count by two texts."""
+    return {(first, second): n for first, second, n in await conn.fetch(SQL[name])}

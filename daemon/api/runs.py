@@ -1,5 +1,6 @@
 """Runs of campaigns: what each step came to; pause, resume, cancel, retry."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NoReturn
 from uuid import UUID
 
@@ -169,8 +170,14 @@ async def _refuse(conn: Connection, run: UUID, wish: str, step: str | None = Non
         raise _unknown(run)
     if step is not None and row["steps"] and step not in row["steps"]:
         raise unfit([Flaw(("fromStep",), f"is no step of this run; its steps: {', '.join(row['steps'])}")])
-    why = ": no step of it has failed; say fromStep" if wish == "retried" and row["status"] in ENDED else ""
+    why = _why_not_anew(row) if wish == "retried" and row["status"] in ENDED else ""
     raise Problem(409, f"run {run} is {row['status']}: it can't be {wish}{why}", runStatus=row["status"])
+
+
+def _why_not_anew(row: Mapping[str, Any]) -> str:
+    if row["other"] is not None:
+        return f" while run {row['other']} of its campaign is going on"
+    return ": no step of it has failed; say fromStep"
 
 
 def _unknown(run: UUID) -> Problem:

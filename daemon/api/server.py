@@ -35,7 +35,7 @@ WRITES = {**SESSION, "lock_timeout": "3s", "idle_in_transaction_session_timeout"
 async def serve(daemon: "Daemon", bounds: Bounds | None = None) -> None:
     """Serve the API until cancelled; OrchestratorError if its address can't be had."""
     reads, writes = Pool(daemon.dsn, 4, session=READS), Pool(daemon.dsn, 2, session=WRITES)
-    api = Api(daemon, reads, writes, Readings(reads), bounds or Bounds())
+    api = Api(daemon, reads, writes, Readings(reads, daemon), bounds or Bounds())
     runner = Runner(
         build(api),
         access_log=None,  # queries may hold what signed links hold

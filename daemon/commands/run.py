@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 import typer
 
 from daemon import __version__, db, log
-from daemon.app import Daemon
+from daemon.app import Daemon, ease_collector
 from daemon.commands import access
 from daemon.db import Statements
 from daemon.errors import DatabaseUnavailable, OrchestratorError
@@ -80,6 +80,7 @@ def run(
         _require_port(settings.api.host, settings.api.port)
     with access.database(settings) as database, asyncio.Runner(loop_factory=_fast_loop()) as runner:
         _configure_log(settings, database)
+        ease_collector()
         runner.run(_until_signalled(options, settings, database))
 
 

@@ -26,6 +26,9 @@ $$;
 
 ALTER TABLE leads RENAME from_stage TO left_stage;
 
+DROP INDEX leads_entry_pending;
+CREATE INDEX leads_entry_pending ON leads ((pipeline || '.' || stage)) WHERE entry_pending;
+
 DROP INDEX leads_review;
 CREATE INDEX leads_review ON leads (created_at DESC, id) WHERE needs_review;
 
@@ -123,7 +126,7 @@ END $$;
 CREATE OR REPLACE FUNCTION leads_before_update() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
 DECLARE
-    at_time timestamptz := (SELECT statement_timestamp() + shift FROM clock_shift);
+    at_time timestamptz;
     st record;
     missing text[];
     mover_named boolean;
@@ -133,15 +136,15 @@ BEGIN
         RAISE EXCEPTION 'a lead keeps its id and its pipeline' USING ERRCODE = 'PO001', HINT = 'insert a new lead instead';
     END IF;
     NEW.version := OLD.version + 1;
-    NEW.updated_at := at_time;
     NEW.stage_seq := OLD.stage_seq;
     mover_named := NEW.touched IN (-1, -3);
     reason_named := NEW.touched IN (-2, -3);
     NEW.left_stage := NULL;
     NEW.touched := 0;
     IF NEW.stage IS DISTINCT FROM OLD.stage THEN
-        SELECT s.required, s.deadlines, s.counts_silence, s.entry_kind, s.on_complete, t.to_stage IS NOT NULL AS legal INTO st
-        FROM stages s
+        SELECT s.required, s.deadlines, s.counts_silence, s.entry_kind, s.on_complete, t.to_stage IS NOT NULL AS legal,
+               statement_timestamp() + c.shift AS now INTO st
+        FROM clock_shift c CROSS JOIN stages s
         LEFT JOIN transitions t ON t.pipeline = s.pipeline AND t.from_stage = OLD.stage AND t.to_stage = s.name
         WHERE s.pipeline = NEW.pipeline AND s.name = NEW.stage;
         IF NOT FOUND THEN
@@ -157,6 +160,7 @@ BEGIN
                     USING ERRCODE = 'PO002', COLUMN = missing[1], HINT = 'set these keys of leads.data first';
             END IF;
         END IF;
+        at_time := st.now;
         NEW.left_stage := OLD.stage;
         NEW.touched := 1;
         NEW.stage_seq := OLD.stage_seq + 1;
@@ -187,6 +191,7 @@ BEGIN
         NEW.deadline_step := 0;
         NEW.deadline_at := st.at;
     END IF;
+    NEW.updated_at := coalesce(at_time, (SELECT statement_timestamp() + shift FROM clock_shift));
     IF NEW.data IS DISTINCT FROM OLD.data THEN
         IF EXISTS (SELECT FROM pipelines p, unnest(p.checked) AS f
                    WHERE p.name = NEW.pipeline AND NEW.data -> f IS DISTINCT FROM OLD.data -> f) THEN
@@ -343,12 +348,13 @@ ALTER TABLE engine_calls ADD calls int NOT NULL DEFAULT 1, ADD budgets jsonb;
 UPDATE engine_calls SET budgets = jsonb_build_object('engine:' || engine, budget_day) WHERE budget_day IS NOT NULL;
 ALTER TABLE engine_calls DROP budget_day;
 
-ALTER TABLE budget_counters ADD warned boolean NOT NULL DEFAULT false;
+ALTER TABLE budget_counters ADD warned boolean NOT NULL DEFAULT false, ADD most numeric;
 
 
 -- People.
 
 CREATE INDEX approval_queue_newest ON approval_queue (created_at DESC, id);
+CREATE INDEX approval_queue_status ON approval_queue (checkpoint, status);
 
 CREATE OR REPLACE FUNCTION decide_approval() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
@@ -491,11 +497,14 @@ CREATE TABLE campaign_runs (
     errors          jsonb NOT NULL DEFAULT '[]',
     dry_run         boolean NOT NULL DEFAULT false,
     round           int NOT NULL DEFAULT 0,
+    former_ends     text[] NOT NULL DEFAULT '{}',
     UNIQUE (campaign_id, scheduled_for)
 );
 
 CREATE INDEX campaign_runs_newest ON campaign_runs (campaign_id, started_at DESC, id);
 CREATE INDEX campaign_runs_live ON campaign_runs (campaign_id) WHERE status IN ('running', 'waiting', 'paused');
+CREATE INDEX campaign_runs_status ON campaign_runs (campaign_id, status);
+CREATE INDEX campaign_runs_retried ON campaign_runs (campaign_id) WHERE round > 0;
 
 CREATE TABLE campaign_run_steps (
     run_id        uuid NOT NULL REFERENCES campaign_runs ON DELETE CASCADE,
@@ -621,6 +630,11 @@ DECLARE
 BEGIN
     SELECT * INTO its FROM campaign_runs WHERE id = run AND status IN ('completed', 'partial', 'failed', 'aborted', 'cancelled')
     FOR NO KEY UPDATE;
+    PERFORM FROM campaigns WHERE id = its.campaign_id FOR NO KEY UPDATE;    -- alone, as whoever starts a run
+    IF its.trigger <> 'event' AND EXISTS (SELECT FROM campaign_runs r WHERE r.campaign_id = its.campaign_id
+            AND r.status IN ('running', 'waiting', 'paused')) THEN
+        RETURN false;
+    END IF;
     SELECT min(s.position) INTO first FROM campaign_run_steps s
     WHERE s.run_id = its.id AND CASE WHEN from_step IS NULL THEN s.status <> 'completed' ELSE s.name = from_step END;
     IF first IS NULL THEN
@@ -631,7 +645,8 @@ BEGIN
         started_at = CASE position WHEN first THEN clock() END, completed_at = NULL, result = NULL, error = NULL, children_left = NULL
     WHERE run_id = run AND position >= first;
     DELETE FROM campaign_run_items WHERE run_id = run AND position > first;
-    UPDATE campaign_runs r SET status = 'running', completed_at = NULL, round = r.round + 1, results = r.results - redone,
+    UPDATE campaign_runs r SET status = 'running', completed_at = NULL, round = r.round + 1, former_ends = r.former_ends || r.status,
+        results = r.results - redone,
         errors = (SELECT coalesce(jsonb_agg(e ORDER BY n), '[]') FROM jsonb_array_elements(r.errors) WITH ORDINALITY AS of(e, n)
                   WHERE NOT coalesce(e ->> 'step' = ANY (redone), false)),
         steps_completed = (SELECT count(*) FROM campaign_run_steps s WHERE s.run_id = run AND s.status = 'completed'),

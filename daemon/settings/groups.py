@@ -52,7 +52,7 @@ class WorkerSettings(Group):
     """How tasks are claimed, leased and taken over."""
 
     concurrency: Count = 64
-    batch: Count = 500
+    batch: Count = 1000
     lease_s: Seconds = 30.0
     pulse_s: Seconds = 0.75
     takeover_s: Seconds = 1.0

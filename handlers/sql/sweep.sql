@@ -2,10 +2,11 @@
 -- Leads of a sweep step that owe their entry action and have no task that will do it.
 INSERT INTO tasks (kind, key, payload)
 SELECT s.entry_kind, 'lead:' || l.id, jsonb_build_object('lead_id', l.id, 'stage_seq', l.stage_seq)
-FROM (SELECT id, pipeline, stage, stage_seq FROM leads WHERE entry_pending AND archived_at IS NULL
-      OFFSET 0) AS l    -- or, by the statistics of an empty table, every lead of those stages would be read
-JOIN stages s ON s.pipeline = l.pipeline AND s.name = l.stage AND s.entry_kind IS NOT NULL
-WHERE s.sweep_step = $1
+FROM stages s
+CROSS JOIN LATERAL (SELECT o.id, o.stage_seq FROM leads o     -- the only index for such a question: few leads are in it
+                    WHERE o.entry_pending AND o.pipeline || '.' || o.stage = s.pipeline || '.' || s.name
+                      AND o.archived_at IS NULL) AS l
+WHERE s.sweep_step = $1 AND s.entry_kind IS NOT NULL
   AND (SELECT t.id FROM tasks t WHERE t.key = 'lead:' || l.id AND t.kind = s.entry_kind AND t.status = 'available' LIMIT 1) IS NULL
   AND (SELECT t.id FROM tasks t WHERE t.key = 'lead:' || l.id AND t.status = 'running' LIMIT 1) IS NULL
   AND (SELECT t.id FROM tasks t WHERE t.key = 'lead:' || l.id AND t.kind = s.entry_kind AND t.status = 'dead' LIMIT 1) IS NULL
@@ -77,6 +78,15 @@ WHERE id IN (
             AND (SELECT t.id FROM tasks t
                  WHERE t.status = 'dead' AND t.key = 'lead:' || (SELECT r.lead_id FROM replies r WHERE r.id = about.reply_id)
                    AND t.payload ->> 'reply_id' = about.reply_id::text LIMIT 1) IS NULL))
+    FOR NO KEY UPDATE OF a SKIP LOCKED)
+
+-- name: outlived
+-- An overrun is over with its period, which shows once the next one has its counter.
+UPDATE alerts SET resolved_at = orchestrator.clock()
+WHERE id IN (
+    SELECT a.id FROM alerts a
+    WHERE a.type = 'BUDGET_OVERRUN' AND a.resolved_at IS NULL
+      AND a.metadata ->> 'period' < to_char((SELECT max(b.period) FROM budget_counters b WHERE b.scope = a.subject), 'YYYY-MM-DD')
     FOR NO KEY UPDATE OF a SKIP LOCKED)
 
 -- name: gauges

@@ -169,10 +169,11 @@ async def orchestrator_install() -> None:
 async def orchestrator_work() -> None:
     from daemon import log
     from daemon.api.server import serve
-    from daemon.app import Daemon
+    from daemon.app import Daemon, ease_collector
     from daemon.settings import load_settings
 
     log.configure("WARNING", "json")
+    ease_collector()
     own = {name: value for name, value in os.environ.items() if name.startswith("ORCHESTRATOR_")}
     daemon = Daemon(load_settings({"DATABASE_URL": DSN, **own}), DSN, DSN, (bench_pipeline(Trace()),))
     async with daemon.assembled():

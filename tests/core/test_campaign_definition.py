@@ -118,6 +118,14 @@ MALFORMED: dict[str, tuple[object, set[Loc]]] = {
     "a default of another type": (doc(inputs={"a": {"type": "integer", "default": "5"}}), {("inputs", "a", "default")}),
     "an input that no reference can name": (doc(inputs={"a.b": {}}), {("inputs", "a.b")}),
     "a list of inputs": (doc(inputs=["a"]), {("inputs",)}),
+    "an input that no slot gives": (
+        doc(schedule="@daily", inputs={"a": {"required": True}, "b": {"required": True, "default": 1}, "c": {}}),
+        {("inputs", "a")},
+    ),
+    "nor in the long form": (
+        doc(schedule={"cron": "@daily", "enabled": True}, inputs={"a": {"required": True, "default": None}}),
+        {("inputs", "a")},
+    ),
     # budget
     "less than nothing": (doc(budget={"daily": -0.01}), {("budget", "daily")}),
     "a text of money": (doc(budget={"weekly": "5"}), {("budget", "weekly")}),
@@ -261,6 +269,11 @@ MALFORMED: dict[str, tuple[object, set[Loc]]] = {
 def test_a_malformed_document_is_refused_with_the_place_of_every_error(case: str) -> None:
     document, places = MALFORMED[case]
     assert flaws(document).keys() == places
+
+
+@pytest.mark.parametrize("schedule", [None, {"cron": "@daily", "enabled": False}], ids=["none", "off"])
+def test_what_no_schedule_starts_may_require_its_inputs(schedule: object) -> None:
+    assert validate(doc(schedule=schedule, inputs={"a": {"required": True}}), WORLD).inputs["a"].required
 
 
 def test_a_duplicate_name_says_what_to_do() -> None:

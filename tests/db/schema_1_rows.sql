@@ -61,8 +61,9 @@ INSERT INTO engine_calls (engine, operation, idempotency_key, status, reserved_c
 INSERT INTO budget_counters (scope, period, reserved, settled) VALUES
     ('engine:sms', '2026-03-01', 0, 1.75), ('engine:sms', '2026-03-02', 1, 0);
 
-INSERT INTO approval_queue (checkpoint, title, status, lead_id)
-SELECT 'replies', r.title, r.status, id FROM leads, (VALUES ('Open', 'pending'), ('Done', 'approved')) AS r(title, status) WHERE name = 'offered';
+INSERT INTO approval_queue (checkpoint, title, status, lead_id, payload)
+SELECT 'replies', d.title, d.status, r.lead_id, jsonb_build_object('reply', jsonb_build_object('id', r.id, 'body', r.body))
+FROM replies r, (VALUES ('Open', 'pending'), ('Done', 'approved')) AS d(title, status);
 INSERT INTO alerts (type, message, severity, subject, resolved_at) VALUES
     ('AGENT_FAILURE', 'it is down', 'HIGH', 'engine:sms', NULL), ('AGENT_FAILURE', 'it was down', 'HIGH', 'engine:classifier', clock());
 INSERT INTO stage_overrides (lead_id, to_stage) SELECT id, 'DEAD_LEAD' FROM leads WHERE name = 'talking';

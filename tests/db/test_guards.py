@@ -128,7 +128,7 @@ async def test_what_belongs_to_the_triggers_cannot_be_written_on_insert(conn: Co
     lead = await insert(
         conn, stage_seq=9, version=9, left_stage="COMPLETED", entry_pending=False, touched=7, deadline_step=3
     )
-    assert (lead["stage_seq"], lead["version"], lead["from_stage"], lead["deadline_step"]) == (1, 1, None, 0)
+    assert (lead["stage_seq"], lead["version"], lead["left_stage"], lead["deadline_step"]) == (1, 1, None, 0)
     assert lead["entry_pending"]
     assert await queued(conn) == ["vendor_acquisition.NEW_LEAD"]
 
@@ -186,7 +186,7 @@ async def test_a_conversation_begins_with_its_stage(conn: Connection) -> None:
 async def test_an_update_to_the_same_stage_is_no_move(conn: Connection) -> None:
     lead = await at(conn, "OFFER_MADE")
     same = await update(conn, lead["id"], stage="OFFER_MADE", stage_seq=7, left_stage="NEW_LEAD", touched=7)
-    assert (same["stage_seq"], same["from_stage"], same["version"]) == (1, None, 2)
+    assert (same["stage_seq"], same["left_stage"], same["version"]) == (1, None, 2)
     assert await queued(conn) == []
 
 

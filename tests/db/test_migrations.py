@@ -110,12 +110,13 @@ async def test_a_daemon_goes_on_with_it(old: str) -> None:
         assert (await t.message(names["talking"], "DUE"))["status"] == "sent"
         await t.retry((await t.dead(names["offered"]))[0]["id"])
         assert await t.dead(names["offered"]) == []
-        [request] = await t.requests_for_a_person(names["offered"])
-        assert await t.sql("UPDATE approval_queue SET status = 'rejected' WHERE id = $1 RETURNING id", request["id"])
-        await t.quiet()
+        [request] = await t.requests_for_a_person(names["talking"])
+        await t.sql("UPDATE approval_queue SET status = 'rejected' WHERE id = $1", request["id"])
+        await t.eventually("SELECT status = 'ignored' FROM replies")
         await t.after(days=2)
         assert (await t.message(names["talking"], "LATER"))["status"] == "sent"
         assert await t.sql(MISCOUNTED) == []
+        assert await t.sql("SELECT kind, error FROM tasks WHERE error IS NOT NULL") == []
 
 
 async def test_what_breaks_off_halfway_leaves_version_1(old: str, monkeypatch: pytest.MonkeyPatch) -> None:

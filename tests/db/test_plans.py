@@ -21,6 +21,7 @@ from daemon.sweep import strange_kinds
 from handlers import registry, sweep
 from tests.support.postgres import Server
 
+pytestmark = pytest.mark.xdist_group("plans")  # the load is made once
 LOAD: Final = """
 SET session_replication_role = replica;
 INSERT INTO leads (id, stage, name, phone, email, data, created_at, updated_at, stage_entered_at, deadline_at, version,

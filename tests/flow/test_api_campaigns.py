@@ -388,6 +388,21 @@ async def test_a_cancelled_run_is_retried_from_where_it_stood_or_from_a_step(c: 
     assert (await c.ended(run))["status"] == "completed"
 
 
+async def test_a_retry_beside_another_run_is_refused_with_its_name(c: Campaigns) -> None:
+    made = await c.create(small("One at a time"))
+    c.engines.on("prospecting", Refuses(400), times=1)
+    failed = await c.run(made["id"])
+    hangs = Hangs()
+    other = await c.begun(made["id"], "prospecting", hangs)
+    problem = (await c.api.post(f"/api/runs/{failed['id']}/retry")).problem(409)
+    assert problem["detail"].endswith(f"can't be retried while run {other} of its campaign is going on")
+    hangs.release()
+    c.engines.well("prospecting")
+    assert (await c.ended(other))["status"] == "completed"
+    assert (await c.api.post(f"/api/runs/{failed['id']}/retry")).status == 200
+    assert (await c.ended(failed["id"]))["status"] == "completed"
+
+
 async def test_a_partial_run_tells_its_errors(c: Campaigns) -> None:
     c.engines.on("analysis", Refuses(400, detail="no such filter"))
     made = await c.create({**orjson.loads(WEEKLY), "name": "partial"})

@@ -126,6 +126,45 @@ async def test_metrics_count_what_is_there(dsn: str, conn: Connection) -> None:
         assert 30 <= age.value < 60
 
 
+CAMPAIGNS = """
+INSERT INTO campaigns (name, config, deleted_at)
+VALUES ('Weekly', '{"budget": {"daily": 5, "weekly": 20, "monthly": 0}, "schedule": {"timezone": "Asia/Tokyo"}}', NULL),
+       ('Short', '{"budget": {"daily": 5}, "schedule": "@daily"}', NULL), ('Free', '{"budget": null}', NULL),
+       ('Odd', '{"budget": {"daily": "lots"}}', NULL),
+       ('Lost', '{"budget": {"daily": 1}, "schedule": {"timezone": "Mars/X"}}', NULL),
+       ('Gone', '{"budget": {"daily": 1}}', clock());
+INSERT INTO budget_counters (scope, period, reserved, settled)
+SELECT 'campaign:' || id || ':daily', (clock() AT TIME ZONE 'Asia/Tokyo')::date - d.days, 1, d.settled
+FROM campaigns CROSS JOIN (VALUES (0, 2), (1, 4)) AS d(days, settled) WHERE name = 'Weekly';
+INSERT INTO campaign_runs (campaign_id, status, round, former_ends)
+SELECT c.id, r.status, r.round, r.ends::text[]
+FROM campaigns c CROSS JOIN (VALUES ('completed', 0, '{}'), ('completed', 2, '{failed,failed}'), ('failed', 0, '{}'),
+                                    ('missed', 0, '{}'), ('paused', 1, '{aborted}')) AS r(status, round, ends)
+WHERE c.name = 'Weekly';
+INSERT INTO approval_queue (checkpoint, title, status)
+VALUES ('leads', 't', 'approved'), ('leads', 't', 'approved'), ('leads', 't', 'pending'), ('emails', 't', 'expired');
+"""
+
+
+async def test_metrics_show_what_became_of_runs_budgets_and_requests(dsn: str, conn: Connection) -> None:
+    await conn.execute(CAMPAIGNS)
+    async with serving(dsn) as api:
+        text = (await api.ask("GET", "/metrics")).raw.decode()
+    shown = {(s.name, *s.labels.values()): s.value for f in text_string_to_metric_families(text) for s in f.samples}
+
+    def of(name: str) -> dict[tuple[str, ...], float]:
+        return {tuple(labels): value for (family, *labels), value in shown.items() if family == f"orchestrator_{name}"}
+
+    assert of("campaign_runs_total") == {
+        ("Weekly", "completed"): 2, ("Weekly", "failed"): 3, ("Weekly", "missed"): 1, ("Weekly", "aborted"): 1,
+    }  # fmt: skip
+    assert of("campaign_budget_used_ratio") == {
+        ("Weekly", "daily"): 0.6, ("Weekly", "weekly"): 0, ("Weekly", "monthly"): 1, ("Short", "daily"): 0,
+    }  # fmt: skip
+    assert of("approvals_total") == {("leads", "approved"): 2, ("emails", "expired"): 1}
+    assert "# TYPE orchestrator_campaign_runs_total counter" in text
+
+
 async def test_scraping_in_a_loop_reads_the_database_once(dsn: str, conn: Connection) -> None:
     async with serving(dsn) as api:
         first = (await api.ask("GET", "/metrics")).raw

@@ -14,6 +14,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from tests.flow.test_api_webhooks import SECRET, Takes
 from tests.flow.test_ledger import UNBALANCED
 from tests.support.campaigns import Campaigns, at, campaigns
 from tests.support.engines import Drops, Hangs
@@ -171,6 +172,39 @@ async def test_an_overrun_in_the_last_step_ends_the_run_as_it_was_and_pauses_the
         assert (row["status"], row["resume_at"]) == ("paused", at("2026-03-09 00:00"))
         assert (len(await c.r.notices("budget")), len(await c.r.notices("run_completed"))) == (1, 1)
         assert (await c.refused(ours)).why == "budget"
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["waited for", "late"])
+async def test_an_overrun_that_a_webhook_tells_is_booked_alerted_and_blocks_the_next_call(dsn: str, late: bool) -> None:
+    """Mutant: `_above_estimate` looks at counters of engines only."""
+    async with campaigns(dsn, WEBHOOKS__SIGNING_SECRET=SECRET) as c:
+        c.r.engines.on("prospecting", Takes(located=False), times=1)
+        ours = await c.campaign(costing(1, timeout=300 if late else 60_000), budget={"daily": 5, "monthly": 50})
+        run = await c.started(ours)
+        status = "SELECT EXISTS (SELECT FROM engine_calls WHERE status = $1)"
+        await c.r.t.eventually(status, "unknown" if late else "reserved")
+        if late:
+            await c.r.ended(run, "failed")
+        report = {"status": "completed", "result": {"cost": 6}}
+        assert await c.r.t.running[0].daemon.engines.settle_accepted("prospecting", f"run:{run}:0", report)
+        await c.settled()
+        assert await spent(c) == (0, 6)
+        assert await c.alerts(ours) == ["BUDGET_OVERRUN", "BUDGET_REACHED"][: 1 if late else 2]
+        assert await c.r.t.value("SELECT subject FROM alerts WHERE type = 'BUDGET_OVERRUN'") == f"campaign:{ours}:daily"
+        assert (await c.refused(ours)).why == "budget"
+
+
+async def test_a_limit_that_was_raised_is_the_one_that_counts(dsn: str) -> None:
+    """Mutant: `_locked` without limit_counters."""
+    async with campaigns(dsn) as c:
+        c.r.engines.answers["prospecting"] = {"cost": 4}
+        ours = await c.campaign(costing(1), budget={"daily": 5})
+        await c.r.ended(await c.started(ours), "completed")
+        await c.edit(ours, config={"name": "Ours", "steps": [costing(1)], "budget": {"daily": 9}})
+        await c.r.ended(await c.started(ours), "completed")
+        assert (await spent(c), await c.alerts(ours)) == ((0, 8), [])
+        await c.r.ended(await c.started(ours), "completed")
+        assert await c.alerts(ours) == ["BUDGET_OVERRUN", "BUDGET_REACHED"]
 
 
 async def test_a_lost_answer_is_charged_as_estimated(dsn: str) -> None:

@@ -288,7 +288,8 @@ async def test_a_schedule_that_nobody_can_read_stops_its_campaign_only(dsn: str)
 async def test_a_slot_cannot_know_what_must_be_given(dsn: str) -> None:
     async with campaigns(dsn) as c:
         inputs = {"industry": {"type": "string", "required": True}}
-        hourly = await c.campaign(schedule=HOURLY, inputs=inputs)
+        hourly = await c.campaign(schedule={**HOURLY, "enabled": False}, inputs=inputs)
+        await c.edit(hourly, schedule_enabled=True)  # past the check of its document
         await c.until("2026-03-02 13:00")
         assert await c.slots(hourly) == ["2026-03-02 13:00 skipped"]
         assert await c.why(hourly) == ["inputs.industry: is missing"]

@@ -305,7 +305,10 @@ async def test_archived(dsn: str) -> None:
 async def served(daemon: Daemon) -> AsyncIterator[str]:
     """The route alone, on a free port."""
     reads = Pool(daemon.dsn, 1, session=READS)
-    runner = web.AppRunner(build(Api(daemon, reads, reads, Readings(reads), Bounds()), ROUTES), shutdown_timeout=0.1)
+    runner = web.AppRunner(
+        build(Api(daemon, reads, reads, Readings(reads, daemon), Bounds()), ROUTES),
+        shutdown_timeout=0.1,
+    )
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:

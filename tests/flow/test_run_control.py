@@ -3,9 +3,10 @@
 Mutants that these tests kill (each one line, tried by hand):
   effects.sql: `parked` does nothing; `live` without its condition on the status; `spent` leaves out the campaign;
   `step_ended` books `d.cost` instead of the ledger's
-  schema.sql: `retry_run` leaves the round as it is; `cancel_run` doesn't stir its tasks
+  schema.sql: `retry_run` leaves the round as it is, or doesn't lock the campaign; `cancel_run` doesn't stir its tasks
 """
 
+import asyncio
 from decimal import Decimal
 from uuid import UUID, uuid4
 
@@ -238,6 +239,56 @@ async def test_a_call_of_the_round_before_is_paid_for_and_nothing_else(dsn: str)
         assert [a.key for a in r.engines.asked] == [f"run:{run}:0", f"run:{run}:0#1", f"run:{run}:1#1"]
         assert await r.balanced(run) == Decimal("0.75")
         assert await r.t.value("SELECT total_cost FROM campaigns") == Decimal("0.75")
+
+
+async def test_no_retry_goes_beside_another_run_of_its_campaign(dsn: str) -> None:
+    async with running(dsn) as r:
+        r.engines.on("prospecting", Refuses(400), times=1)
+        failed = await r.start(*TWO)
+        await r.ended(failed, "failed")
+        other, call = await in_a_call(r)
+        assert not await r.do("retry_run", failed)
+        await r.do("pause_run", other)
+        assert not await r.do("retry_run", failed)
+        assert (await r.row(failed))["round"] == 0
+        await r.t.sql("UPDATE campaign_runs SET trigger = 'event' WHERE id = $1", failed)
+        assert await r.do("retry_run", failed)
+        await r.do("resume_run", other)
+        call.release()
+        for run in (failed, other):
+            await r.ended(run, "completed")
+        assert (await r.row(failed))["former_ends"] == ["failed"]
+
+
+async def test_another_campaigns_run_keeps_no_retry_back(dsn: str) -> None:
+    async with running(dsn) as r:
+        r.engines.on("prospecting", Refuses(400), times=1)
+        failed = await r.start(*TWO)
+        await r.ended(failed, "failed")
+        another = await r.t.value("INSERT INTO campaigns (name) VALUES ('Monthly') RETURNING id")
+        other, call = await in_a_call(r)
+        await r.t.sql("UPDATE campaign_runs SET campaign_id = $2 WHERE id = $1", other, another)
+        assert await r.do("retry_run", failed)
+        call.release()
+        await r.ended(failed, "completed")
+
+
+async def test_of_two_retried_at_once_one_is(dsn: str) -> None:
+    async with running(dsn) as r:
+        r.engines.on("prospecting", Refuses(400), times=2)
+        failed = [await r.start(*TWO) for _ in range(2)]
+        for run in failed:
+            await r.ended(run, "failed")
+        async with r.t.session() as one, r.t.session() as two:
+            first = one.transaction()
+            await first.start()
+            assert await one.fetchval("SELECT retry_run($1)", failed[0])
+            second = asyncio.create_task(two.fetchval("SELECT retry_run($1)", failed[1]))
+            pid = two.get_server_pid()
+            await r.t.eventually("SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $1", pid)
+            await first.commit()
+            assert await second is False
+        await r.ended(failed[0], "completed")
 
 
 # -- what can't be done

@@ -1,16 +1,18 @@
 """The sweep beside its repairs: the figures that it keeps, and the alerts that have had their day."""
 
 from collections.abc import Mapping
+from datetime import date
 from typing import Any
 from uuid import UUID
 
 import pytest
 
+from daemon.budgets import tell_overruns
 from daemon.db import Connection
 from daemon.sweep import strange_kinds
 from handlers import daily_checks, leads, sweep
 from tests.support.daemon import Timeline, scenario
-from tests.support.engines import Refuses
+from tests.support.engines import Answers, Refuses
 
 OPEN = "SELECT subject FROM alerts WHERE resolved_at IS NULL ORDER BY subject"
 
@@ -142,6 +144,49 @@ async def test_alerts_of_other_causes_are_left_alone(
     await _raise(conn, subject, metadata, kind)
     await conn.execute(sweep.SQL["resolve"])
     assert len(await conn.fetch(OPEN)) == 1
+
+
+async def test_an_overrun_is_over_when_a_later_period_has_its_counter(conn: Connection) -> None:
+    await conn.execute("INSERT INTO budget_counters (scope, period) VALUES ('engine:sms', '2026-03-02')")
+    for scope in ("engine:sms", "engine:offers"):
+        await _raise(conn, scope, {"period": "2026-03-02"}, "BUDGET_OVERRUN")
+    await conn.execute(sweep.SQL["outlived"])
+    assert len(await conn.fetch(OPEN)) == 2
+    await conn.execute("INSERT INTO budget_counters (scope, period) VALUES ('engine:sms', '2026-03-10')")
+    await conn.execute(sweep.SQL["outlived"])
+    assert [r["subject"] for r in await conn.fetch(OPEN)] == ["engine:offers"]
+
+
+@pytest.mark.parametrize("metadata", [{}, {"period": None}, {"period": 7}, {"period": "soon"}])
+async def test_an_overrun_of_no_known_period_is_a_persons(conn: Connection, metadata: dict[str, Any]) -> None:
+    await conn.execute("INSERT INTO budget_counters (scope, period) VALUES ('engine:sms', '2026-03-10')")
+    await _raise(conn, "engine:sms", metadata, "BUDGET_OVERRUN")
+    await conn.execute(sweep.SQL["outlived"])
+    assert len(await conn.fetch(OPEN)) == 1
+
+
+async def test_an_overrun_is_told_once_a_period_also_if_no_sweep_came_between(conn: Connection) -> None:
+    days = [date(2026, 3, 2), date(2026, 3, 3)]
+    for day in days:
+        sql = "INSERT INTO budget_counters (scope, period, settled, most) VALUES ('engine:sms', $1, 7, 5)"
+        await conn.execute(sql, day)
+        for _ in range(2):
+            await tell_overruns(conn, [("engine:sms", day)])
+    await tell_overruns(conn, [("engine:sms", days[0])])  # a late bill of yesterday's
+    told = await conn.fetch("SELECT metadata ->> 'period' AS period, resolved_at FROM alerts ORDER BY created_at")
+    assert [(r["period"], r["resolved_at"] is None) for r in told] == [("2026-03-02", False), ("2026-03-03", True)]
+
+
+async def test_the_overrun_of_an_engine_is_swept_away_once_it_is_called_again(dsn: str) -> None:
+    async with scenario(dsn, ENGINES__SMS__COST_PER_CALL="0.01", ENGINES__SMS__DAILY_BUDGET="5") as t:
+        t.engines.on("sms", Answers({"cost": 7}), times=1)
+        await t.expect(await t.lead(), "AI_CONVERSATION")
+        await t.sweep()
+        assert [r["subject"] for r in await t.sql(OPEN)] == ["engine:sms"]
+        await t.shift(hours=24)
+        await t.expect(await t.lead(), "AI_CONVERSATION")
+        await t.sweep()
+        assert await t.sql(OPEN) == []
 
 
 @pytest.mark.parametrize("subject", ["", "lead:", "lead:not-an-id", "reply:0", f"lead:{'-' * 36}"])

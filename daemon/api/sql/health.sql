@@ -12,5 +12,18 @@ SELECT count(*) FILTER (WHERE t.status = 'available') AS available,
        (SELECT count(*) FROM campaigns WHERE scheduled AND next_run_at <= orchestrator.clock() + interval '24 hours') AS slots_today
 FROM tasks t
 
+-- name: runs_ended
+-- By campaign and status; one that was begun anew counts each time it has ended.
+SELECT c.name AS campaign, e.status, sum(e.n)::bigint AS n
+FROM (SELECT campaign_id, status, count(*) AS n FROM campaign_runs GROUP BY campaign_id, status
+      UNION ALL SELECT r.campaign_id, f.status, count(*) FROM campaign_runs r CROSS JOIN LATERAL unnest(r.former_ends) AS f(status)
+                WHERE r.round > 0 GROUP BY r.campaign_id, f.status) AS e
+JOIN campaigns c ON c.id = e.campaign_id
+WHERE e.status NOT IN ('running', 'waiting', 'paused')
+GROUP BY c.name, e.status
+
+-- name: approvals_decided
+SELECT checkpoint, status AS decision, count(*) AS n FROM approval_queue WHERE status <> 'pending' GROUP BY checkpoint, status
+
 -- name: leads_by_stage
 SELECT pipeline, stage, n FROM stage_sizes

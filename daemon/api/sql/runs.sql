@@ -44,6 +44,8 @@ SELECT resume_run($1)
 SELECT retry_run($1, $2)
 
 -- name: stand
--- A run's status, and the names of its steps.
-SELECT r.status, ARRAY(SELECT name FROM campaign_run_steps WHERE run_id = r.id ORDER BY position) AS steps
+-- A run's status, the names of its steps, and the other run that it may not go beside.
+SELECT r.status, ARRAY(SELECT name FROM campaign_run_steps WHERE run_id = r.id ORDER BY position) AS steps,
+       (SELECT o.id FROM campaign_runs o WHERE o.campaign_id = r.campaign_id AND o.id <> r.id AND r.trigger <> 'event'
+                                           AND o.status IN ('running', 'waiting', 'paused') LIMIT 1) AS other
 FROM campaign_runs r WHERE r.id = $1
