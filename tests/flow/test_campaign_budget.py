@@ -6,7 +6,6 @@ Mutants that these tests kill (each one line, tried by hand):
   engine.py: a spent campaign budget snoozes the step; effects.sql: `campaign_paused` without resume_at
 """
 
-import asyncio
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -293,10 +292,9 @@ async def test_parallel_runs_and_enrichments_of_a_campaign_never_pass_its_budget
         c.r.engines.answers |= {"contacts": {"fields": {}, "cost": cost}, "scout": {"cost": 0}}
         c.r.engines.answers["scout"] |= {"companies": [{"id": f"c{n}", "name": f"Company {n}"} for n in range(30)]}
         await c.r.t.conn.execute(WATCH)
-        await c.r.t.start()
         steps = ({"engine": "scout"}, {"kind": "leads", "from": "steps.scout.companies"}, {"kind": "enrich", "cost": 1})
         ours = await c.campaign(*steps, budget={"daily": 8.5, "weekly": 100})
-        begun = await asyncio.gather(*(_event(c) for _ in range(4)))
+        begun = await _events(c, 4)
         await c.over(ours)
         await c.settled()
         await never_too_much(c, Decimal("8.5"))
@@ -309,14 +307,14 @@ async def test_parallel_runs_and_enrichments_of_a_campaign_never_pass_its_budget
         assert len(await c.r.notices("budget")) == 1
 
 
-async def _event(c: Campaigns) -> UUID:
-    """A run beside the others."""
-    async with c.r.t.session() as own:
-        row = await own.fetchval("INSERT INTO search_criteria (campaign) VALUES ('Ours') RETURNING id")
-        its = "FROM search_criteria WHERE id = $1"
-        await c.r.t.wait_for(lambda: own.fetchval(f"SELECT run_id IS NOT NULL {its}", row), "no run for the criteria")
-        run: UUID = await own.fetchval(f"SELECT run_id {its}", row)
-        return run
+async def _events(c: Campaigns, count: int) -> list[UUID]:
+    """Runs side by side, begun before any of them has spent anything; a second daemon shares them."""
+    async with c.r.t.session() as own, own.transaction():
+        insert = "INSERT INTO search_criteria (campaign) SELECT 'Ours' FROM generate_series(1, $1)"
+        await own.execute(insert, count)
+    await c.r.t.start()
+    await c.r.t.eventually("SELECT bool_and(run_id IS NOT NULL) FROM search_criteria")
+    return [row["run_id"] for row in await c.r.t.sql("SELECT run_id FROM search_criteria")]
 
 
 async def test_what_is_being_called_when_the_budget_ends_is_booked_and_kept(dsn: str) -> None:
