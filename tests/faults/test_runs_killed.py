@@ -22,7 +22,7 @@ from tests.support.runs import NAMES, CampaignEngines, Document, document, step
 
 RUNS = 36
 TRIES = 3
-KILLS = [pytest.param(6, id="6"), pytest.param(30, id="30", marks=[pytest.mark.soak, pytest.mark.timeout(900)])]
+KILLS = [pytest.param(6, id="6"), pytest.param(50, id="50", marks=[pytest.mark.soak, pytest.mark.timeout(900)])]
 RECORDS = """
 SELECT count(*) FROM campaign_run_steps a JOIN campaign_run_steps b ON b.run_id = a.run_id AND b.position > a.position
 WHERE a.status IN ('pending', 'running', 'waiting', 'skipped', 'cancelled')
