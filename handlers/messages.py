@@ -26,6 +26,8 @@ OPEN = ("scheduled", "sending", "unknown")  # unknown: a late answer has come, a
 OWED_ANSWERS = ("COUNTER", "QUESTION")
 DRY_RUN = "dry run"
 LEFT = "the lead has left that stage"
+NOT_YET = "a campaign's messages are not sent yet: limits and sending windows are to come first"
+LOOK_AGAIN = timedelta(days=1)
 NATIONAL = re.compile(r"(?:[\s().\-/]*\d){7,15}")  # without a country nobody can tell more; the engine may know
 
 
@@ -185,6 +187,8 @@ def _not_now(letter: Letter, now: datetime) -> Outcome[Effects] | None:
         return None  # an earlier attempt may have sent it: the ledger knows, and the gate is asked again
     if row["send_at"] > now:
         return Snooze(row["send_at"], "waits for its time")
+    if row["run_id"] is not None:
+        return Snooze(now + LOOK_AGAIN, NOT_YET, (MessageWaits(letter.id, NOT_YET),))
     if lead and row["stage_seq"] is not None and row["stage_seq"] != lead.stage_seq:
         return Done(_skipped(letter, LEFT), LEFT)
     return None

@@ -391,6 +391,24 @@ async def test_drafts_become_scheduled_messages_one_per_lead(dsn: str) -> None:
         assert (second["lead_id"], second["to_address"], second["channel"]) == (bob, "robert@example.com", "email")
 
 
+async def test_a_campaigns_messages_wait_and_say_why(dsn: str) -> None:
+    """Mutant: leave out the look at `run_id` in messages._not_now, and they go out without limits and windows."""
+    async with running(dsn) as r:
+        ann = await r.t.lead(email="ann@example.com")
+        await drafts(r, {"lead_id": str(ann), "subject": "Hello", "body": "Dear Ann"})
+        run = await r.start(step("writer"), DRAFTED)
+        await r.ended(run, "completed")
+        told = "SELECT reason LIKE 'a campaign%' FROM messages WHERE run_id = $1"
+        await r.t.eventually(told, run)
+        for _ in range(2):
+            [message] = await r.t.sql("SELECT status, sent_at FROM messages WHERE run_id = $1", run)
+            assert (message["status"], message["sent_at"]) == ("scheduled", None)
+            await r.t.after(days=1)
+        assert (
+            await r.t.value("SELECT count(*) FROM engine_calls WHERE operation = '/api/send' AND run_id = $1", run) == 0
+        )
+
+
 async def test_a_template_is_filled_in_with_each_leads_own_row(dsn: str, tmp_path: Any) -> None:
     (tmp_path / "templates").mkdir()
     text = "Subject: For {{ lead.company }}\n\nDear {{ lead.name }}, {{ inputs.offer }}? {{ lead.data.website }}\n"
