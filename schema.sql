@@ -35,10 +35,12 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = orchestrator, pg_catalog,
 AS $$ SELECT statement_timestamp() + shift FROM orchestrator.clock_shift $$;
 
 -- An id that begins with the time (UUID version 7): what was made together lies together, and an update of recent
--- rows touches few pages of their index instead of as many as there are rows.
+-- rows touches few pages of their index instead of as many as there are rows. Ids are no secrets, so that a plain random
+-- number will do: a cryptographic one takes longer than all else that a row needs.
 CREATE FUNCTION new_id() RETURNS uuid LANGUAGE sql VOLATILE PARALLEL SAFE AS $$
-    SELECT encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid())
-        PLACING substring(int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3) FROM 1 FOR 6), 52, 1), 53, 1), 'hex')::uuid
+    SELECT encode(substring(int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3)
+               || int2send((28672 + floor(random() * 4096))::int2)                              -- 0x7000: version 7
+               || int8send((random() * 4611686018427387904)::bigint | -9223372036854775808), 'hex')::uuid   -- the variant, 62 bits
 $$;
 
 -- Wakes every daemon. The payload is constant, so that a transaction sends one at most;
@@ -89,6 +91,9 @@ CREATE TABLE stages (
     counts_silence boolean NOT NULL DEFAULT false,  -- ages count from the lead's last word, not from the entry
     on_complete    text,                            -- where a lead goes by itself once that stage's fields are there
     sweep_step     text NOT NULL DEFAULT 'stalled_conversations',
+    -- Copies, kept by the triggers below, so that the guard of leads reads one row for each lead that comes or moves:
+    entered_from   text[] NOT NULL DEFAULT '{}',    -- of transitions
+    shift          interval NOT NULL DEFAULT '0',   -- of the clock
     PRIMARY KEY (pipeline, name)
 );
 
@@ -100,6 +105,22 @@ CREATE TABLE transitions (
     FOREIGN KEY (pipeline, from_stage) REFERENCES stages ON DELETE CASCADE,
     FOREIGN KEY (pipeline, to_stage) REFERENCES stages ON DELETE CASCADE
 );
+
+CREATE FUNCTION copy_to_stages() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(1869767530);  -- a daemon that writes its pipelines has it, too
+    UPDATE stages s SET entered_from = truth.entered_from, shift = truth.shift
+    FROM (SELECT d.pipeline, d.name, c.shift,
+                 ARRAY(SELECT t.from_stage FROM transitions t WHERE t.pipeline = d.pipeline AND t.to_stage = d.name ORDER BY 1) AS entered_from
+          FROM stages d CROSS JOIN clock_shift c) AS truth
+    WHERE s.pipeline = truth.pipeline AND s.name = truth.name
+      AND (s.entered_from, s.shift) IS DISTINCT FROM (truth.entered_from, truth.shift);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER stages_inserted AFTER INSERT ON stages FOR EACH STATEMENT EXECUTE FUNCTION copy_to_stages();
+CREATE TRIGGER transitions_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON transitions FOR EACH STATEMENT EXECUTE FUNCTION copy_to_stages();
+CREATE TRIGGER clock_shifted AFTER UPDATE ON clock_shift FOR EACH STATEMENT EXECUTE FUNCTION copy_to_stages();
 
 
 -- ---------------------------------------------------------------------------------------------
@@ -361,30 +382,36 @@ CREATE FUNCTION figure(data jsonb, field text) RETURNS numeric LANGUAGE sql IMMU
     SELECT CASE WHEN data ->> field ~ '^-?\d{1,15}(\.\d{1,10})?$' THEN (data ->> field)::numeric END
 $$;
 
+CREATE FUNCTION refuse_place(of_pipeline text, of_stage text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM orchestrator.pipelines WHERE name = of_pipeline) THEN
+        RAISE EXCEPTION 'unknown pipeline %', of_pipeline USING ERRCODE = 'PO001',
+            HINT = 'pipelines: ' || coalesce((SELECT string_agg(name, ', ' ORDER BY name) FROM orchestrator.pipelines), 'none yet; run "orchestrator db init"');
+    END IF;
+    RAISE EXCEPTION 'pipeline % has no stage %', of_pipeline, of_stage USING ERRCODE = 'PO001',
+        HINT = 'stages: ' || (SELECT string_agg(name, ', ' ORDER BY position) FROM orchestrator.stages WHERE pipeline = of_pipeline);
+END $$;
+
 CREATE FUNCTION leads_before_insert() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
-DECLARE
-    at_time timestamptz := (SELECT statement_timestamp() + shift FROM clock_shift);
-    st record;
+DECLARE st record;
 BEGIN
-    SELECT s.*, p.initial INTO st FROM pipelines p
-    LEFT JOIN stages s ON s.pipeline = p.name AND s.name = coalesce(NEW.stage, p.initial) WHERE p.name = NEW.pipeline;
+    SELECT s.name, s.entry_kind, s.counts_silence, s.deadlines, s.on_complete, s.position, statement_timestamp() + s.shift AS now,
+           NEW.external_id IS NOT NULL AND EXISTS (
+               SELECT FROM merged_leads m WHERE m.pipeline = NEW.pipeline AND m.external_id = NEW.external_id
+                                            AND m.source IS NOT DISTINCT FROM NEW.source) AS merged INTO st
+    FROM stages s WHERE s.pipeline = NEW.pipeline AND CASE WHEN NEW.stage IS NULL THEN s.position = 0 ELSE s.name = NEW.stage END;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'unknown pipeline %', NEW.pipeline USING ERRCODE = 'PO001',
-            HINT = 'pipelines: ' || coalesce((SELECT string_agg(name, ', ' ORDER BY name) FROM pipelines), 'none yet; run "orchestrator db init"');
-    ELSIF st.name IS NULL THEN
-        RAISE EXCEPTION 'pipeline % has no stage %', NEW.pipeline, NEW.stage USING ERRCODE = 'PO001',
-            HINT = 'stages: ' || (SELECT string_agg(name, ', ' ORDER BY position) FROM stages WHERE pipeline = NEW.pipeline);
+        PERFORM refuse_place(NEW.pipeline, NEW.stage);
     END IF;
-    IF NEW.external_id IS NOT NULL AND EXISTS (SELECT FROM merged_leads m WHERE m.pipeline = NEW.pipeline
-            AND m.external_id = NEW.external_id AND m.source IS NOT DISTINCT FROM NEW.source) THEN
+    IF st.merged THEN
         RETURN NULL;    -- it lives on in another lead
     END IF;
     NEW.stage := st.name;
     NEW.version := 1; NEW.stage_seq := 1; NEW.deadline_step := 0; NEW.left_stage := NULL; NEW.known_issues := '{}';
-    NEW.created_at := coalesce(NEW.created_at, at_time);
-    NEW.updated_at := coalesce(NEW.updated_at, at_time);
-    NEW.stage_entered_at := coalesce(NEW.stage_entered_at, at_time);
+    NEW.created_at := coalesce(NEW.created_at, st.now);
+    NEW.updated_at := coalesce(NEW.updated_at, st.now);
+    NEW.stage_entered_at := coalesce(NEW.stage_entered_at, st.now);
     IF st.counts_silence THEN
         NEW.conversation_started_at := coalesce(NEW.conversation_started_at, NEW.stage_entered_at);
     END IF;
@@ -393,7 +420,7 @@ BEGIN
             + CASE WHEN st.counts_silence THEN greatest(NEW.last_inbound_at, NEW.conversation_started_at) ELSE NEW.stage_entered_at END;
     END IF;
     -- An import at a later stage owes no entry action.
-    NEW.entry_pending := st.entry_kind IS NOT NULL AND st.name = st.initial;
+    NEW.entry_pending := st.entry_kind IS NOT NULL AND st.position = 0;
     NEW.touched := CASE WHEN st.on_complete IS NOT NULL OR coalesce(NEW.name, '') = '' OR coalesce(NEW.phone, '') = ''
                         OR NEW.data <> '{}' THEN 2 ELSE 0 END;
     RETURN NEW;
@@ -419,24 +446,19 @@ DECLARE
     at_time timestamptz;
     st record;
     missing text[];
-    mover_named boolean;
-    reason_named boolean;
+    named smallint := NEW.touched;  -- below
 BEGIN
     IF NEW.id <> OLD.id OR NEW.pipeline <> OLD.pipeline THEN
         RAISE EXCEPTION 'a lead keeps its id and its pipeline' USING ERRCODE = 'PO001', HINT = 'insert a new lead instead';
     END IF;
     NEW.version := OLD.version + 1;
     NEW.stage_seq := OLD.stage_seq;
-    mover_named := NEW.touched IN (-1, -3);
-    reason_named := NEW.touched IN (-2, -3);
     NEW.left_stage := NULL;
     NEW.touched := 0;
     IF NEW.stage IS DISTINCT FROM OLD.stage THEN
-        SELECT s.required, s.deadlines, s.counts_silence, s.entry_kind, s.on_complete, t.to_stage IS NOT NULL AS legal,
-               statement_timestamp() + c.shift AS now INTO st
-        FROM clock_shift c CROSS JOIN stages s
-        LEFT JOIN transitions t ON t.pipeline = s.pipeline AND t.from_stage = OLD.stage AND t.to_stage = s.name
-        WHERE s.pipeline = NEW.pipeline AND s.name = NEW.stage;
+        SELECT s.required, s.deadlines, s.counts_silence, s.entry_kind, s.on_complete, OLD.stage = ANY (s.entered_from) AS legal,
+               statement_timestamp() + s.shift AS now INTO st
+        FROM stages s WHERE s.pipeline = NEW.pipeline AND s.name = NEW.stage;
         IF NOT FOUND THEN
             PERFORM refuse_move(NEW.pipeline, OLD.stage, NEW.stage);
         END IF;
@@ -465,10 +487,10 @@ BEGIN
         END IF;
         IF NEW.moved_task IS NOT DISTINCT FROM OLD.moved_task THEN   -- not a task's doing
             NEW.moved_task := NULL;
-            IF NEW.moved_by IS NOT DISTINCT FROM OLD.moved_by AND NOT mover_named THEN
+            IF NEW.moved_by IS NOT DISTINCT FROM OLD.moved_by AND named NOT IN (-1, -3) THEN
                 NEW.moved_by := session_user;
             END IF;
-            IF NEW.move_reason IS NOT DISTINCT FROM OLD.move_reason AND NOT reason_named THEN
+            IF NEW.move_reason IS NOT DISTINCT FROM OLD.move_reason AND named NOT IN (-2, -3) THEN
                 NEW.move_reason := NULL;
             END IF;
         END IF;
@@ -481,7 +503,10 @@ BEGIN
         NEW.deadline_step := 0;
         NEW.deadline_at := st.at;
     END IF;
-    NEW.updated_at := coalesce(at_time, (SELECT statement_timestamp() + shift FROM clock_shift));
+    IF at_time IS NULL THEN
+        at_time := clock();
+    END IF;
+    NEW.updated_at := at_time;
     IF NEW.data IS DISTINCT FROM OLD.data THEN
         IF EXISTS (SELECT FROM pipelines p, unnest(p.checked) AS f
                    WHERE p.name = NEW.pipeline AND NEW.data -> f IS DISTINCT FROM OLD.data -> f) THEN
@@ -517,31 +542,23 @@ CREATE TRIGGER leads_guard_update BEFORE UPDATE ON leads FOR EACH ROW EXECUTE FU
 -- single-row UPDATE cache a plan that takes minutes for a bulk one.
 CREATE FUNCTION leads_after_insert() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
-DECLARE at_time timestamptz := clock();
 BEGIN
     INSERT INTO pipeline_events (lead_id, event_type, to_stage, actor, created_at)
     SELECT id, 'created', stage, coalesce(moved_by, session_user), created_at FROM fresh;
     INSERT INTO stage_deltas (pipeline, stage, n) SELECT pipeline, stage, count(*) FROM fresh GROUP BY pipeline, stage;
     INSERT INTO tasks (kind, key, payload, run_at)
-    SELECT s.entry_kind, 'lead:' || f.id, jsonb_build_object('lead_id', f.id, 'stage_seq', 1), at_time
-    FROM fresh f JOIN stages s ON s.pipeline = f.pipeline AND s.name = f.stage WHERE f.entry_pending;
-    IF EXISTS (SELECT FROM fresh WHERE touched & 2 > 0) THEN
-        INSERT INTO tasks (kind, key, payload, run_at)
-        SELECT 'lead.check', 'lead:' || id, jsonb_build_object('lead_id', id), at_time FROM fresh WHERE touched & 2 > 0;
-    END IF;
+    SELECT s.entry_kind, 'lead:' || f.id, jsonb_build_object('lead_id', f.id, 'stage_seq', 1), statement_timestamp() + c.shift
+    FROM clock_shift c CROSS JOIN fresh f JOIN stages s ON s.pipeline = f.pipeline AND s.name = f.stage WHERE f.entry_pending
+    UNION ALL
+    SELECT 'lead.check', 'lead:' || f.id, jsonb_build_object('lead_id', f.id), statement_timestamp() + c.shift
+    FROM clock_shift c CROSS JOIN fresh f WHERE f.touched & 2 > 0;
     RETURN NULL;
 END $$;
 
 CREATE FUNCTION leads_after_update() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
-DECLARE
-    any_touched int := (SELECT bit_or(touched) FROM fresh);
-    at_time timestamptz;
+DECLARE any_touched int := (SELECT bit_or(touched) FROM fresh);
 BEGIN
-    IF coalesce(any_touched, 0) = 0 THEN
-        RETURN NULL;
-    END IF;
-    at_time := clock();
     IF any_touched & 1 > 0 THEN
         INSERT INTO pipeline_events (lead_id, event_type, from_stage, to_stage, metadata, actor, task_id, created_at)
         SELECT id, 'stage_change', left_stage, stage,
@@ -552,13 +569,14 @@ BEGIN
         SELECT f.pipeline, d.stage, sum(d.n) FROM fresh f CROSS JOIN LATERAL (VALUES (f.stage, 1), (f.left_stage, -1)) AS d(stage, n)
         WHERE f.touched & 1 > 0 GROUP BY f.pipeline, d.stage HAVING sum(d.n) <> 0;
         INSERT INTO tasks (kind, key, payload, run_at)
-        SELECT s.entry_kind, 'lead:' || f.id, jsonb_build_object('lead_id', f.id, 'stage_seq', f.stage_seq), at_time
-        FROM fresh f JOIN stages s ON s.pipeline = f.pipeline AND s.name = f.stage
+        SELECT s.entry_kind, 'lead:' || f.id, jsonb_build_object('lead_id', f.id, 'stage_seq', f.stage_seq),
+               statement_timestamp() + c.shift
+        FROM clock_shift c CROSS JOIN fresh f JOIN stages s ON s.pipeline = f.pipeline AND s.name = f.stage
         WHERE f.touched & 1 > 0 AND f.entry_pending;
     END IF;
     IF any_touched & 2 > 0 THEN
         INSERT INTO tasks (kind, key, payload, dedup_key, run_at)
-        SELECT 'lead.check', 'lead:' || id, jsonb_build_object('lead_id', id), 'check:' || id, at_time FROM fresh WHERE touched & 2 > 0
+        SELECT 'lead.check', 'lead:' || id, jsonb_build_object('lead_id', id), 'check:' || id, clock() FROM fresh WHERE touched & 2 > 0
         ON CONFLICT (dedup_key) WHERE status = 'available' AND dedup_key IS NOT NULL DO UPDATE SET run_at = least(tasks.run_at, excluded.run_at);
     END IF;
     IF any_touched & 4 > 0 THEN
@@ -1558,6 +1576,15 @@ END $$;
 -- 11 The daemon's own.
 -- ---------------------------------------------------------------------------------------------
 
+-- What is written in one statement comes out as expected, or nothing of it happens.
+CREATE FUNCTION expect(came bigint[], expected bigint[]) RETURNS bigint[] LANGUAGE plpgsql AS $$
+BEGIN
+    IF came <> expected THEN
+        RAISE EXCEPTION '% rows came, expected were %', came, expected USING ERRCODE = 'PO005', HINT = 'it is written step by step';
+    END IF;
+    RETURN came;
+END $$;
+
 -- Every lead whose deadline has passed gets its task, once. While an action of this stage entry is
 -- dead or unknown, its deadline waits for a person.
 CREATE FUNCTION fire_deadlines(most int) RETURNS int
@@ -1686,4 +1713,4 @@ REVOKE EXECUTE ON FUNCTION enqueue, flag_lead, request_transition, override_stag
     resolve_review, merge_leads, erase_lead, erased_hash,
     cancel_run, pause_run, resume_run, retry_run FROM PUBLIC;
 
-INSERT INTO schema_version (version) VALUES (2);
+INSERT INTO schema_version (version) VALUES (3);

@@ -67,6 +67,9 @@ class Searches:
         documents = {r["name"]: r for r in await conn.fetch(SQL["documents"], sorted(names))} if names else {}
         return {n: _criteria(rows[i], documents) for n, i in ids.items() if i in rows}
 
+    def steps(self, effects: Of) -> None:
+        """A run is started in many statements."""
+
     async def hold(self, conn: Connection, effects: Of) -> Collection[UUID]:
         """Those whose row and whose campaign nobody else holds."""
         wanted = {task.lease_id: [e for e in its if isinstance(e, RunWanted)] for task, its in effects}

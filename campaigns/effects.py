@@ -235,6 +235,9 @@ Of = Sequence[tuple[Task, Effects]]
 class Writer:
     """Holds and writes effects; what the tasks are about is the subclass's."""
 
+    def steps(self, effects: Of) -> None:
+        """What a round's effects may still do is decided under the lock of its run."""
+
     async def hold(self, conn: Connection, effects: Of) -> Collection[UUID]:
         """The attempts whose rows could all be locked at once, without waiting; what is gone needs no lock."""
         wanted = {task.lease_id: set(_rows(its)) for task, its in effects}

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
+import asyncpg
+
 from daemon import queue
 from daemon.answers import tidy
 from daemon.db import RECONNECT_S, UNREACHABLE, Pool, passing
@@ -22,6 +24,7 @@ from daemon.queue import Attempted, Kinds, Written
 from daemon.task import Task
 
 LARGEST_BATCH = 1000
+IN_THE_WAY = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
 LOCKED_AGAIN_S = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 LEVELS = {"done": logging.DEBUG, "retry": logging.INFO, "dead": logging.ERROR, "lost": logging.WARNING}
@@ -48,6 +51,8 @@ class Committer:
     _locked: dict[UUID, Waiting] = field(default_factory=dict)
     _being_written: set[UUID] = field(default_factory=set)
     _offered: asyncio.Event = field(default_factory=asyncio.Event)
+    _writing: int = 0
+    _free: asyncio.Event = field(default_factory=asyncio.Event)
 
     def offer(self, attempts: Sequence[Attempted]) -> None:
         """Take over outcomes; they are committed as soon as the transaction before is."""
@@ -63,6 +68,12 @@ class Committer:
         self._at_hand = [a for a in self._at_hand if a[0].lease_id not in leases]
         self._locked = {lease: w for lease, w in self._locked.items() if lease not in leases}
 
+    async def writing(self, most: int) -> None:
+        """Wait until no more batches than that are being written."""
+        while self._writing > most:
+            self._free.clear()
+            await self._free.wait()
+
     async def run(self) -> None:
         """Commit until cancelled. Two of these overlap one's SQL with the other's Python."""
         while True:
@@ -73,8 +84,9 @@ class Committer:
     async def flush(self) -> None:
         """Commit everything at hand; locked ones come back by themselves."""
         while self._at_hand:
-            batch, self._at_hand = self._at_hand[:LARGEST_BATCH], self._at_hand[LARGEST_BATCH:]
+            batch = self._take()
             self._being_written.update(a[0].lease_id for a in batch)
+            self._writing += 1
             try:
                 await self._commit(batch)
             except BaseException:
@@ -82,6 +94,19 @@ class Committer:
                 raise
             finally:
                 self._being_written.difference_update(a[0].lease_id for a in batch)
+                self._writing -= 1
+                self._free.set()
+
+    def _take(self) -> list[Attempted]:
+        """The first outcomes of one subject: only those can be written at once."""
+        subject = self.kinds[self._at_hand[0][0].kind].subject
+        batch: list[Attempted] = []
+        rest: list[Attempted] = []
+        for attempt in self._at_hand:
+            fits = len(batch) < LARGEST_BATCH and self.kinds[attempt[0].kind].subject is subject
+            (batch if fits else rest).append(attempt)
+        self._at_hand = rest
+        return batch
 
     async def _commit(self, batch: list[Attempted]) -> None:
         try:
@@ -113,15 +138,24 @@ class Committer:
 
     async def _write_surely(self, batch: list[Attempted], *, bury: bool = True) -> Written:
         """Write through lost connections: the fence makes a repeated write harmless."""
-        tries = 0
+        tries, at_once = 0, bury and not any(task.lease_id in self._locked for task, _ in batch)
         while True:
             try:
-                return await self._write(batch, again=tries > 0, bury=bury)
+                written = await self._write_at_once(batch) if at_once else None
+                return written or await self._write(batch, again=tries > 0, bury=bury)
+            except IN_THE_WAY:
+                if not at_once:
+                    raise
+                at_once = False
             except UNREACHABLE as error:
                 if tries == 0:
                     log.info("database connection lost while committing", error=str(error))
                 await asyncio.sleep(RECONNECT_S[min(tries, len(RECONNECT_S) - 1)])
                 tries += 1
+
+    async def _write_at_once(self, batch: list[Attempted]) -> Written | None:
+        async with self.pool.acquire() as conn:
+            return await queue.write_at_once(conn, self.kinds, batch)
 
     async def _write(self, batch: list[Attempted], *, again: bool, bury: bool) -> Written:
         async with self.pool.acquire() as conn:

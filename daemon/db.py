@@ -94,7 +94,7 @@ class Statements(Mapping[str, str]):
 
 
 def _decode_jsonb(raw: bytes) -> Any:
-    return orjson.loads(memoryview(raw)[1:])
+    return orjson.loads(raw[1:])
 
 
 def _encode_jsonb(value: Any) -> bytes:

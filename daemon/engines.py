@@ -116,7 +116,8 @@ class Engines:
             lease_id=task.lease_id, task_id=task.id, round=task.round,
             cost=settings.cost_per_call if call.estimate is None else call.estimate,
             lead_id=call.lead_id, run_id=call.run_id, campaign_id=call.campaign_id,
-            repeatable=settings.idempotent, most_calls=call.most_calls, gate=call.gate, item=call.item,
+            repeatable=settings.idempotent, most_calls=call.most_calls, fresh=task.attempt == 1,
+            gate=call.gate, item=call.item,
             budgets=(*self._daily(call.engine, settings.daily_budget), *call.budgets),
         )  # fmt: skip
 

@@ -19,6 +19,7 @@ from daemon import budgets
 from daemon.budgets import NOTHING, Budget, Held, Money, Periods, Place, Want
 from daemon.db import RECONNECT_S, UNREACHABLE, Connection, Pool, Statements, passing
 from daemon.grouped import Grouped
+from daemon.together import Step, together
 
 SQL = Statements("daemon", "ledger.sql")
 T = TypeVar("T")
@@ -30,6 +31,9 @@ class Gate(Protocol):
 
     async def admit(self, conn: Connection, items: Sequence[Any]) -> "Sequence[Refused | None]":
         """For each item None, or why its call may not be made (yet). May write, e.g. that it is going out."""
+
+    def step(self, items: Sequence[Any]) -> Step:
+        """The same as a statement that answers a row for each item that may go out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ class Intent:
     campaign_id: UUID | None = None
     repeatable: bool = False
     most_calls: int | None = None
+    fresh: bool = True  # no attempt before this one can have made it; if one has, it is only found out later
     budgets: tuple[Budget, ...] = ()
     gate: Gate | None = None
     item: Any = None
@@ -178,6 +183,10 @@ async def _surely(pool: Pool, write: Callable[[Connection], Awaitable[T]]) -> T:
 
 
 async def _reserve(conn: Connection, intents: Sequence[Intent]) -> Sequence[Reservation]:
+    """In one statement, if there is nothing to be weighed and nothing forbids it; else in a transaction."""
+    plain = all(i.fresh and not i.budgets for i in intents)
+    if plain and await together(conn, _steps(intents)):
+        return [Reserved()] * len(intents)
     async with conn.transaction():
         periods = await budgets.periods(conn, (b for i in intents for b in i.budgets))
         fresh = await _insert(conn, intents, periods)
@@ -191,17 +200,29 @@ async def _reserve(conn: Connection, intents: Sequence[Intent]) -> Sequence[Rese
     return [verdicts.get(i.key, Reserved()) for i in intents]
 
 
+def _steps(intents: Sequence[Intent]) -> list[Step]:
+    gates = {id(i.gate): i.gate for i in intents if i.gate is not None}.values()
+    return [
+        Step(SQL["reserve"], _rows(intents, {}), len(intents)),
+        *(gate.step([i.item for i in intents if i.gate is gate]) for gate in gates),
+    ]
+
+
 def _undecided(intents: Sequence[Intent], verdicts: Verdicts) -> list[Intent]:
     return [i for i in intents if i.key not in verdicts]
 
 
-async def _insert(conn: Connection, intents: Sequence[Intent], periods: Periods) -> set[str]:
+def _rows(intents: Sequence[Intent], periods: Periods) -> list[list[Any]]:
     rows = (
         (i.engine, i.operation, i.task_id, i.lead_id, i.run_id, i.campaign_id, i.key, i.cost, i.lease_id,
          _kept(budgets.places(i.budgets, periods)), i.round)
         for i in intents
     )  # fmt: skip
-    inserted = await conn.fetch(SQL["reserve"], *map(list, zip(*rows, strict=True)))
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+async def _insert(conn: Connection, intents: Sequence[Intent], periods: Periods) -> set[str]:
+    inserted = await conn.fetch(SQL["reserve"], *_rows(intents, periods))
     return {r["idempotency_key"] for r in inserted}
 
 

@@ -19,6 +19,7 @@ from daemon.db import Connection, Statements
 from daemon.outcome import Done, Fail, Outcome, Snooze
 from daemon.retry import Retry, after_failure
 from daemon.task import Kind, NewTask, Subject, Task
+from daemon.together import Step, together
 
 SQL = Statements("daemon", "queue.sql")
 MOST_INTERRUPTIONS = 20
@@ -28,14 +29,6 @@ REFUSALS = (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, TypeError
 
 Kinds = Mapping[str, Kind[Any]]
 Attempted = tuple[Task, Outcome[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """A task and how long it waited since its cause was committed (None if it had to wait for its time)."""
-
-    task: Task
-    waited_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +54,24 @@ class Room:
 
 
 @dataclass(frozen=True, slots=True)
+class Again:
+    """When a task is tried again, and whether the attempt before counts."""
+
+    delay_s: float | None = None
+    until: datetime | None = None
+    counts: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
-    """What becomes of a task: `done` (settled), `retry` (available again, at a time or after a delay) or `dead`."""
+    """What becomes of a task: `done` (settled), `retry` (available again) or `dead`."""
 
     task: Task
     outcome: Outcome[Any]
     becomes: Literal["done", "retry", "dead"]
     effects: Any = None
     said: str = ""
-    delay_s: float | None = None
-    until: datetime | None = None
-    counts: bool = True
+    again: Again = Again()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +96,15 @@ async def _claim(conn: Connection, statement: str, *arguments: Any) -> list[asyn
     return []
 
 
-def _claimed(rows: Sequence[asyncpg.Record]) -> list[Claimed]:
+def _tasks(rows: Sequence[asyncpg.Record]) -> list[Task]:
     return [
-        Claimed(
-            Task(r["id"], r["kind"], r["key"], r["payload"], r["attempt"], r["max_attempts"], r["round"],
-                 r["interruptions"], r["lease_id"], r["now"]),
-            r["waited_s"],
-        )
+        Task(r["id"], r["kind"], r["key"], r["payload"], r["attempt"], r["max_attempts"], r["round"],
+             r["interruptions"], r["lease_id"], r["now"], r["waited_s"])
         for r in rows
     ]  # fmt: skip
 
 
-async def claim(conn: Connection, kinds: Kinds, room: Room, *, worker: UUID, lease_s: float) -> list[Claimed]:
+async def claim(conn: Connection, kinds: Kinds, room: Room, *, worker: UUID, lease_s: float) -> list[Task]:
     """Claim due tasks, each kind up to its room, in order of priority, time and id."""
     names = [*room.deciding, *room.calling]
     rows = await _claim(
@@ -115,13 +112,13 @@ async def claim(conn: Connection, kinds: Kinds, room: Room, *, worker: UUID, lea
         [kinds[name].policy.max_attempts for name in names], [name in room.calling for name in names],
         room.most_decisions, room.most_calls, worker, lease_s,
     )  # fmt: skip
-    return _claimed(rows)
+    return _tasks(rows)
 
 
-async def claim_lonely(conn: Connection, kinds: Kinds, worker: UUID, lease_s: float) -> list[Claimed]:
+async def claim_lonely(conn: Connection, kinds: Kinds, worker: UUID, lease_s: float) -> list[Task]:
     """Claim one task that has taken its daemon down too often to run beside others."""
     rows = await _claim(conn, "claim_lonely", list(kinds), 3, worker, lease_s)
-    return _claimed(rows)
+    return _tasks(rows)
 
 
 def _fences(attempts: Sequence[Attempted]) -> tuple[list[int], list[UUID]]:
@@ -130,15 +127,15 @@ def _fences(attempts: Sequence[Attempted]) -> tuple[list[int], list[UUID]]:
 
 def judge(kinds: Kinds, task: Task, outcome: Outcome[Any], *, bury: bool = True) -> Verdict:
     """What the queue does with an outcome, and the effects that go with it."""
-    match outcome:
-        case Done(effects, reason):
-            return Verdict(task, outcome, "done", effects, reason)
-        case Snooze(until, reason, effects):
-            return Verdict(task, outcome, "retry", effects, reason, until=until, counts=False)
+    if isinstance(outcome, Done):
+        return Verdict(task, outcome, "done", outcome.effects, outcome.reason)
+    if isinstance(outcome, Snooze):
+        again_at = Again(until=outcome.until, counts=False)
+        return Verdict(task, outcome, "retry", outcome.effects, outcome.reason, again_at)
     base_s = kinds[task.kind].policy.backoff_s
     again = after_failure(task.attempt, task.max_attempts, outcome.retryable, outcome.after_s, random(), base_s=base_s)
     if isinstance(again, Retry):
-        return Verdict(task, outcome, "retry", None, outcome.error, delay_s=again.delay_s)
+        return Verdict(task, outcome, "retry", None, outcome.error, Again(again.delay_s))
     effects = kinds[task.kind].subject.bury(task, outcome.error, outcome.unknown) if bury else None
     return Verdict(task, outcome, "dead", effects, outcome.error)
 
@@ -150,6 +147,19 @@ def by_subject(kinds: Kinds, verdicts: Sequence[Verdict]) -> dict[Subject[Any], 
         if verdict.effects is not None:
             groups.setdefault(kinds[verdict.task.kind].subject, []).append((verdict.task, verdict.effects))
     return groups
+
+
+async def write_at_once(conn: Connection, kinds: Kinds, attempts: Sequence[Attempted]) -> Written | None:
+    """Write a batch in one statement, if that is possible; None: nothing is written, and it takes a transaction."""
+    if not all(isinstance(outcome, Done) for _, outcome in attempts):
+        return None
+    verdicts = [judge(kinds, task, outcome) for task, outcome in attempts]
+    subjects = by_subject(kinds, verdicts)
+    steps = [subject.steps(effects) for subject, effects in subjects.items()]
+    if len(steps) != 1 or steps[0] is None:
+        return None
+    settle = Step(SQL["settle"], _settling(verdicts), len(verdicts))
+    return Written(verdicts) if await together(conn, [settle, *steps[0]]) else None
 
 
 async def write(conn: Connection, kinds: Kinds, attempts: Sequence[Attempted], *, bury: bool = True) -> Written:
@@ -169,21 +179,21 @@ async def write(conn: Connection, kinds: Kinds, attempts: Sequence[Attempted], *
     )
 
 
+def _settling(verdicts: Sequence[Verdict]) -> list[list[Any]]:
+    return [[v.task.id for v in verdicts], [v.task.lease_id for v in verdicts], [v.said for v in verdicts]]
+
+
 async def _apply(conn: Connection, verdicts: Sequence[Verdict]) -> set[UUID]:
     """Write the tasks' own rows, by lease; the leases that held. A batch may hold a zombie and its successor."""
     ours: set[UUID] = set()
     for becomes, statement in (("done", "settle"), ("retry", "postpone"), ("dead", "kill")):
         group = [v for v in verdicts if v.becomes == becomes]
         if group:
-            columns: list[list[Any]] = [
-                [v.task.id for v in group],
-                [v.task.lease_id for v in group],
-                [v.said for v in group],
-            ]
+            columns = _settling(group)
             if becomes == "dead":
                 columns.append([isinstance(v.outcome, Fail) and v.outcome.unknown for v in group])
             if becomes == "retry":
-                columns += [[v.delay_s for v in group], [v.until for v in group], [v.counts for v in group]]
+                columns += [[getattr(v.again, name) for v in group] for name in ("delay_s", "until", "counts")]
             ours.update(r["lease_id"] for r in await conn.fetch(SQL[statement], *columns))
     return ours
 

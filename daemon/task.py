@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from asyncpg import Connection
 
     from daemon.metrics import Metrics
+    from daemon.together import Step
 
 E = TypeVar("E")
 
@@ -21,7 +22,10 @@ URGENT, NORMAL, LOW = 10, 50, 90
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One claimed attempt. `now` is the business time of the claim; `lease_id` is its fence."""
+    """One claimed attempt. `now` is the business time of the claim; `lease_id` is its fence.
+
+    `waited_s`: since its cause was committed; None if it had to wait for its time.
+    """
 
     id: int
     kind: str
@@ -33,6 +37,7 @@ class Task:
     interruptions: int
     lease_id: UUID
     now: datetime
+    waited_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,9 @@ class Subject(Protocol[E]):
 
     async def load(self, conn: "Connection[Any]", tasks: Sequence[Task]) -> Mapping[int, Any]:
         """The snapshots that the attempts will decide on, by task id; a subject that is gone has none."""
+
+    def steps(self, effects: Sequence[tuple[Task, E]]) -> "Sequence[Step] | None":
+        """The statements that write these effects, if they may run as one with the settling; None: by `commit`."""
 
     async def hold(self, conn: "Connection[Any]", effects: Sequence[tuple[Task, E]]) -> Collection[UUID]:
         """Lock what is to be written, waiting for nobody; the leases of the attempts that may be committed now."""

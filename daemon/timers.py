@@ -130,16 +130,19 @@ class Timers:
 
 async def keep_leases(worker: Worker, pool: Pool, lease_s: float) -> None:
     """Renew the leases of what runs, in one statement; if that can't be done in time, stop attempting."""
-    renewed = time.monotonic()
+    renewed = looked_for_strays = time.monotonic()
     while True:
         await asyncio.sleep(lease_s / 6)
         if time.monotonic() - renewed < lease_s / 3:
             continue
         try:
             async with asyncio.timeout(lease_s / 6), pool.acquire() as conn:
-                await queue.renew(conn, worker.id, lease_s, worker.running)
+                if running := worker.running:
+                    await queue.renew(conn, worker.id, lease_s, running)
                 renewed = time.monotonic()
-                await queue.give_back_strays(conn, worker.id, worker.running)
+                if renewed - looked_for_strays >= lease_s:
+                    await queue.give_back_strays(conn, worker.id, worker.running)
+                    looked_for_strays = renewed
         except (*UNREACHABLE, asyncpg.PostgresError) as error:
             log.warning("leases not renewed", error=str(error))
         if time.monotonic() - renewed >= lease_s:

@@ -21,11 +21,11 @@ from daemon.db import CLIENT_CONFUSED, RECONNECT_S, UNREACHABLE, Pool
 from daemon.log import get_logger
 from daemon.lonely import Lonely
 from daemon.metrics import Metrics
-from daemon.queue import Attempted, Claimed, Kinds, Room
+from daemon.queue import Attempted, Kinds, Room
 from daemon.task import Task
 
 log = get_logger("worker")
-POLL_S, POLL_UNHEALTHY_S = 5.0, 0.5
+POLL_S, POLL_UNHEALTHY_S = 30.0, 0.5  # the pulse, too, says what waits
 GIVE_BACK_S = 0.5
 BATCHES_IN_FLIGHT = 3  # one being claimed, two being written
 LOCKED_MAY_PILE_UP = 10  # batches of outcomes that wait for a lock before claiming halts
@@ -60,8 +60,12 @@ class Worker:
     _woken: asyncio.Event = field(default_factory=asyncio.Event)
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
     _claiming: bool = False
+    _deciding: list[str] = field(init=False)
+    _calling: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
+        self._deciding = [name for name, kind in self.kinds.items() if kind.policy.decides]
+        self._calling = {n: kind.policy.concurrency for n, kind in self.kinds.items() if kind.policy.concurrency}
         self.committer = Committer(self.pool, self.kinds, self.metrics, self._written)
         self.attempts = Attempts(
             self.claims, self.kinds, self.metrics, self.context, self.spawn, self.committer.offer, self._ended
@@ -85,7 +89,9 @@ class Worker:
 
     async def run(self) -> None:
         """Claim and attempt until told to stop; what goes wrong with the connection is tried again."""
+        more = False
         while not self.stopping:
+            await self._gather(more)
             self._woken.clear()
             try:
                 more = (await self.run_once()).more
@@ -94,6 +100,13 @@ class Worker:
                 more = False
             if not more and not self.stopping:
                 await self._wait()
+
+    async def _gather(self, more: bool) -> None:
+        """What comes while a batch is being written is better claimed and written together.
+
+        Unless there is more than one batch of it already, or engines wait for calls.
+        """
+        await self.committer.writing(most=1 if more or self.attempts.calls.total() else 0)
 
     async def _wait(self) -> None:
         try:
@@ -110,7 +123,7 @@ class Worker:
         claimed = await self._claim(room)
         if claimed:
             await self._attempt(claimed)
-        return Round(len(claimed), room.used_up_by(c.task.kind for c in claimed))
+        return Round(len(claimed), room.used_up_by(task.kind for task in claimed))
 
     async def drain(self) -> int:
         """Run until nothing more can be claimed and every outcome is written; the number of tasks attempted."""
@@ -133,8 +146,7 @@ class Worker:
         if self.stopping:
             return Room()
         most = self._room_for_decisions()
-        deciding = {name: most for name, kind in self.kinds.items() if kind.policy.decides and most}
-        return Room(deciding, most, *self._room_for_calls())
+        return Room(dict.fromkeys(self._deciding, most) if most else {}, most, *self._room_for_calls())
 
     def _room_for_calls(self) -> tuple[dict[str, int], int]:
         self._lonely.turn_away()
@@ -142,9 +154,8 @@ class Worker:
             return {}, 0
         calls = self.attempts.calls
         free = max(self.limits.concurrency - calls.total(), 0)
-        callers = {name: kind.policy.concurrency or 0 for name, kind in self.kinds.items() if not kind.policy.decides}
-        names = sample(list(callers), len(callers))  # so that no kind always comes last
-        return {name: room for name in names if (room := min(free, callers[name] - calls[name])) > 0}, free
+        names = sample(list(self._calling), len(self._calling))  # so that no kind always comes last
+        return {name: room for name in names if (room := min(free, self._calling[name] - calls[name])) > 0}, free
 
     def _room_for_decisions(self) -> int:
         locked = len(self.committer.locked)
@@ -153,12 +164,12 @@ class Worker:
         decided = len(self.attempts) - self.attempts.calls.total() - locked
         return max(min(self.limits.batch, BATCHES_IN_FLIGHT * self.limits.batch - decided), 0)
 
-    async def _claim(self, room: Room) -> list[Claimed]:
+    async def _claim(self, room: Room) -> list[Task]:
         if not room:
             return []
         self._claiming = True
         self._idle.clear()
-        claimed: list[Claimed] = []
+        claimed: list[Task] = []
         try:
             async with self.claims.acquire() as conn:
                 claimed = await queue.claim(conn, self.kinds, room, worker=self.id, lease_s=self.limits.lease_s)
@@ -175,17 +186,16 @@ class Worker:
                 await self._idle.wait()
         async with self.claims.acquire() as conn:
             claimed = await queue.claim_lonely(conn, self.kinds, self.id, self.limits.lease_s)
-        self._lonely.claimed(claimed[0].task.id if claimed else None)
+        self._lonely.claimed(claimed[0].id if claimed else None)
         await self._attempt(claimed)
         return Round(len(claimed), more=True)
 
-    async def _attempt(self, claimed: Sequence[Claimed]) -> None:
-        tasks = [c.task for c in claimed]
+    async def _attempt(self, tasks: Sequence[Task]) -> None:
         self.attempts.take(tasks)
         self._idle.clear()
-        for c in claimed:
-            if c.waited_s is not None:
-                self.metrics.event_latency.observe(max(0.0, c.waited_s))
+        for task in tasks:
+            if task.waited_s is not None:
+                self.metrics.event_latency.observe(max(0.0, task.waited_s))
         try:
             await self.attempts.begin(tasks)
         except BaseException:  # whatever it was: what is not attempted is not kept

@@ -1,7 +1,8 @@
 """What outcomes may write, one type and one set-based statement per kind of effect.
 
 An effect's fields are the columns of its statement, in order, after the task's id. The statements run in the
-order of STATEMENTS; what touches a lead holds that lead's row first and waits for nobody.
+order of STATEMENTS; what touches a lead holds that lead's row first and waits for nobody. Most are written at once,
+each row as it is when its turn comes; what differs from what the handler saw is then written step by step.
 """
 
 from collections import Counter
@@ -18,6 +19,7 @@ from daemon import queue
 from daemon.db import Connection, Statements
 from daemon.metrics import Metrics
 from daemon.task import NewTask, Task
+from daemon.together import Step
 from handlers.lead import Lead
 
 SQL = Statements("handlers", "effects.sql")
@@ -214,6 +216,8 @@ STATEMENTS: tuple[type[Written], ...] = (
     *(Move, Send, AskPerson, Alert, AddressMended),
 )
 ONE_PER_LEAD = (Change, Move)
+AT_ONCE: Mapping[type[Written], bool] = {MessageEnded: True, Change: False, Event: False, Move: True, Send: False}
+"""What may be written together with the settling, and whether each of its rows must find what it writes."""
 SHARED = (Exclude, Alert)  # two batches may write the same rows, and must do so in the same order
 # They write the lead, or refer to its row.
 HOLDING = (Change, Move, CancelMessages, Send, ReplyRead, AskPerson, AddressMended)
@@ -231,6 +235,18 @@ def id_in(payload: Mapping[str, Any], name: str) -> UUID | None:
 class Writer:
     """Holds and writes effects; what the tasks are about is the subclass's."""
 
+    def steps(self, effects: Sequence[tuple[Task, Effects]]) -> Sequence[Step] | None:
+        """Most outcomes are one or two of these; no lead may be written twice."""
+        by_type = _by_type(effects)
+        leads = [e.lead_id for kind in (Change, Move, Send) for _, e in by_type.get(kind, ()) if isinstance(e, kind)]
+        if not by_type.keys() <= AT_ONCE.keys() or len(set(leads)) < len(leads):
+            return None
+        return [
+            Step(SQL[kind.statement], _columns(kind, by_type[kind]), len(by_type[kind]) if AT_ONCE[kind] else None)
+            for kind in STATEMENTS
+            if kind in by_type
+        ]
+
     async def hold(self, conn: Connection, effects: Sequence[tuple[Task, Effects]]) -> Collection[UUID]:
         """The attempts whose rows could all be locked at once, without waiting; what is gone needs no lock."""
         wanted = [(task.lease_id, list(_rows(its))) for task, its in effects]
@@ -243,13 +259,13 @@ class Writer:
 
     async def commit(self, conn: Connection, effects: Sequence[tuple[Task, Effects]]) -> None:
         """One statement per kind of effect."""
-        by_type: dict[type[Effect], list[tuple[int, Effect]]] = {}
-        for task, its in effects:
-            for effect in its:
-                by_type.setdefault(type(effect), []).append((task.id, effect))
+        by_type = _by_type(effects)
         for kind in STATEMENTS:
             for rows in _rounds(kind, by_type.get(kind, [])):
-                await write(conn, kind, rows)
+                answered = await write(conn, kind, rows)
+                if kind is Move and len(answered) < len(rows):
+                    moved = {r["task_id"] for r in answered}
+                    await write(conn, Move, [row for row in rows if row[0] not in moved], "move_dropped")
         await queue.enqueue(conn, [e for _, e in by_type.get(NewTask, []) if isinstance(e, NewTask)])
 
     def observe(self, metrics: Metrics, effects: Sequence[tuple[Task, Effects]]) -> None:
@@ -266,15 +282,33 @@ class Writer:
                     metrics.replies.labels(effect.category).inc()
 
 
-async def write(conn: Connection, kind: type[Written], rows: Sequence[tuple[int, Effect]]) -> list[asyncpg.Record]:
-    """Write effects of one type in one statement; what it answers."""
+async def write(
+    conn: Connection, kind: type[Written], rows: Sequence[tuple[int, Effect]], statement: str | None = None
+) -> list[asyncpg.Record]:
+    """Write effects of one type in one statement (mostly its own); what it answers."""
     if not rows:
         return []
     if kind in SHARED:
         rows = sorted(rows, key=lambda row: repr(row[1]))
-    columns = [[getattr(effect, name) for _, effect in rows] for name in COLUMNS[kind]]
-    answer: list[asyncpg.Record] = await conn.fetch(SQL[kind.statement], [task_id for task_id, _ in rows], *columns)
+    answer: list[asyncpg.Record] = await conn.fetch(SQL[statement or kind.statement], *_columns(kind, rows))
     return answer
+
+
+def _by_type(effects: Sequence[tuple[Task, Effects]]) -> dict[type[Effect], list[tuple[int, Effect]]]:
+    by_type: dict[type[Effect], list[tuple[int, Effect]]] = {}
+    for task, its in effects:
+        for effect in its:
+            by_type.setdefault(type(effect), []).append((task.id, effect))
+    return by_type
+
+
+def _columns(kind: type[Written], rows: Sequence[tuple[int, Effect]]) -> list[list[Any]]:
+    """Task ids, then a column per field. One without values is left empty: unnest pads it, and most are."""
+    columns = ([getattr(effect, name) for _, effect in rows] for name in COLUMNS[kind])
+    return [
+        [task_id for task_id, _ in rows],
+        *(column if column.count(None) < len(column) else [] for column in columns),
+    ]
 
 
 def _rows(effects: Effects) -> Iterator[tuple[str, UUID]]:
@@ -290,8 +324,8 @@ def _rows(effects: Effects) -> Iterator[tuple[str, UUID]]:
 
 def _rounds(kind: type[Written], rows: list[tuple[int, Effect]]) -> list[list[tuple[int, Effect]]]:
     """A set-based UPDATE applies one change per row, so a second one for the same lead goes into a second round."""
-    if kind not in ONE_PER_LEAD:
-        return [rows]
+    if kind not in ONE_PER_LEAD or len({effect.lead_id for _, effect in rows}) == len(rows):  # type: ignore[union-attr]  # as below
+        return [rows] if rows else []
     rounds: list[dict[UUID, tuple[int, Effect]]] = [{}]
     for row in rows:
         lead_id: UUID = row[1].lead_id  # type: ignore[union-attr,assignment]  # both kinds have one

@@ -6,7 +6,7 @@ put in the order in which a person should look at it; the first of it is the sum
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +17,8 @@ from handlers.gates import Gate
 from handlers.pipeline import Pipeline
 from handlers.remedies import BY_ITSELF, SQL, pasted
 
+SET_ASIDE = timedelta(days=18_000)
+"""What is due later than that waits for a daemon that knows its kind, not for a time."""
 DOES = {
     "lead.deadline": "act on its deadline",
     "lead.check": "check its data",
@@ -178,6 +180,9 @@ def _unsent(f: Facts, now: datetime) -> Iterator[Wait]:
 def _later(f: Facts, now: datetime) -> Iterator[Wait]:
     for task in f.later(now):
         because = f": {task['error']}" if task["error"] else ""
+        if because and task["run_at"] > now + SET_ASIDE:
+            yield Wait(f"{named(task)} waits until a daemon knows its kind{because}", remedies.drop_unknown(task))
+            continue
         tries = f" ({task['attempt']} of {task['max_attempts']} tries used)" if task["attempt"] else ""
         yield Wait(f"{named(task)} waits until {at(task['run_at'], now)}{because}{tries}", remedies.sooner(task))
 

@@ -11,6 +11,7 @@ from daemon.db import Connection, Statements
 from daemon.errors import DeclarationError
 from daemon.outcome import Done, Outcome
 from daemon.task import Kind, Policy, Task
+from daemon.together import Step
 from handlers.effects import AddressMended, Alert, Change, Effect, Effects, Event, Move, Send, Writer, id_in
 from handlers.lead import Lead
 from handlers.pipeline import Attempt, Deadline, FlagFor, GoTo, Handler, Pipeline, Say, Stage, done
@@ -31,6 +32,10 @@ class Leads(Writer):
         rows = await conn.fetch(SQL["load"], list({t.payload["lead_id"] for t in tasks}))
         leads = {str(row["id"]): Lead(row) for row in rows}
         return {t.id: leads[t.payload["lead_id"]] for t in tasks if t.payload["lead_id"] in leads}
+
+    def steps(self, effects: Sequence[tuple[Task, Effects]]) -> Sequence[Step] | None:
+        """Not with deadlines: whether they are still due is asked first."""
+        return None if any(task.kind == "lead.deadline" for task, _ in effects) else super().steps(effects)
 
     async def commit(self, conn: Connection, effects: Sequence[tuple[Task, Effects]]) -> None:
         """A deadline that was put off while its step was being decided does nothing: the column alone decides."""
@@ -94,9 +99,12 @@ def _enter(stage: Stage, handler: Handler) -> Any:
 
 def _with_entry_done(lead: Lead, effects: Effects) -> Effects:
     """What the entry owed is done with these: a move ends the entry, a message says so itself."""
-    if any(isinstance(e, Move) for e in effects):
-        return effects
-    own = next((e for e in effects if isinstance(e, Send) and e.stage_seq == lead.stage_seq), None)
+    own = None
+    for effect in effects:
+        if isinstance(effect, Move):
+            return effects
+        if own is None and isinstance(effect, Send) and effect.stage_seq == lead.stage_seq:
+            own = effect
     if own is None:
         return (*effects, Change(lead.id, lead.stage_seq, entry_done=True))
     return tuple(replace(e, entry_done=True) if e is own else e for e in effects)

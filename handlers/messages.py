@@ -15,6 +15,7 @@ from daemon.engines import Call, Skipped
 from daemon.ledger import Refused
 from daemon.outcome import Done, Fail, Outcome, Snooze
 from daemon.task import Kind, Policy, Task
+from daemon.together import Step
 from handlers.addresses import normal_address, problem_with_phone
 from handlers.effects import Change, Effect, Effects, Event, MessageEnded, MessageWaits, Move, Writer, id_in, write
 from handlers.lead import Lead
@@ -76,6 +77,10 @@ TRANSPORTS: Mapping[str, Transport] = {
 
 class SendingGate:
     """Asked inside the reservation: suppression is decided in the transaction that makes the message `sending`."""
+
+    def step(self, items: Sequence[tuple[UUID, str]]) -> Step:
+        """All of them, or none."""
+        return Step(SQL["admit"], ([i for i, _ in items], [a for _, a in items]), len(items))
 
     async def admit(self, conn: Connection, items: Sequence[tuple[UUID, str]]) -> Sequence[Refused | None]:
         """Why a message may not go out, or None."""

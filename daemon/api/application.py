@@ -120,7 +120,7 @@ def _guard(api: Api, resources: Mapping[str, Resource]) -> Any:
                 authorize(request, api.daemon.settings)
             return await handler(request)
         except web.HTTPNotFound:
-            return refusal(Problem(404, "there is no such path"))
+            return refusal(Problem(404, "there is no such path; what there is: /api/docs"))
         except Exception as error:  # noqa: BLE001 - nothing a request does may end in a bare 500
             return refusal(problem_of(error))
 

@@ -160,7 +160,10 @@ async def _sandbox(conn: Connection) -> list[Line]:
     samples = await conn.fetchval(SQL["samples"])
     if samples is None:
         return []
-    left = f"has left {samples} leads, and a run with real engines is refused until they are gone"
+    left = (
+        f"has left {samples} leads: a run with real engines is refused until they are gone, and says how;"
+        " the engines are played by `orchestrator run --sandbox` alone"
+    )
     return [Line("warning", "sandbox", left if samples else "has played here: what it sent reached nobody")]
 
 

@@ -99,6 +99,9 @@ class Notices:
         before = record.get("before", 0)
         return Row({**record, "last": before == self.told_hourly - 1}, record["open"], before)
 
+    def steps(self, effects: Sequence[tuple[Task, Effects]]) -> None:
+        """Nobody waits for a notice so much."""
+
     async def hold(self, conn: Connection, effects: Sequence[tuple[Task, Effects]]) -> Collection[UUID]:
         """Nothing is anybody else's."""
         return [task.lease_id for task, _ in effects]

@@ -37,6 +37,8 @@ async def probe(session: aiohttp.ClientSession, url: str, *, timeout_s: float = 
             ok, message = response.status < 500, f"HTTP {response.status}"
     except TimeoutError:
         ok, message = False, f"no answer within {timeout_s:g} s"
+    except aiohttp.ClientConnectorError as error:
+        ok, message = False, f"nobody answers there ({error.strerror or error.os_error})"
     except (aiohttp.ClientError, OSError, ValueError) as error:
         ok, message = False, answers.tidy(explain(error))
     return Health(ok, message, round((clock() - begin) * 1000, 1))

@@ -30,25 +30,30 @@ FROM unnest($1::bigint[], $2::uuid[], $3::int[], $4::boolean[], $5::jsonb[], $6:
 WHERE l.id = d.lead_id
 
 -- name: move
+-- Whoever has left that stage entry stays where it is, and isn't answered.
+UPDATE leads l SET stage = d.to_stage, move_reason = d.reason, moved_by = d.actor, moved_task = d.task_id,
+    data = l.data || coalesce(d.facts, '{}') || coalesce(d.data, '{}'),
+    last_outbound_at = greatest(l.last_outbound_at, d.last_outbound_at)
+FROM unnest($1::bigint[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::jsonb[], $7::text[], $8::text[], $9::jsonb[],
+            $10::timestamptz[])
+     AS d(task_id, lead_id, stage_seq, to_stage, reason, data, actor, else_flag, facts, last_outbound_at)
+WHERE l.id = d.lead_id AND l.stage_seq = d.stage_seq
+RETURNING d.task_id
+
+-- name: move_dropped
 WITH d AS (
     SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::jsonb[], $7::text[], $8::text[],
                          $9::jsonb[], $10::timestamptz[])
            AS d(task_id, lead_id, stage_seq, to_stage, reason, data, actor, else_flag, facts, last_outbound_at)
-), moved AS (
-    UPDATE leads l SET stage = d.to_stage, move_reason = d.reason, moved_by = d.actor, moved_task = d.task_id,
-        data = l.data || coalesce(d.facts, '{}') || coalesce(d.data, '{}'),
-        last_outbound_at = greatest(l.last_outbound_at, d.last_outbound_at)
-    FROM d WHERE l.id = d.lead_id AND l.stage_seq = d.stage_seq
-    RETURNING d.task_id
-), stayed AS (
+), kept AS (
     UPDATE leads l SET needs_review = l.needs_review OR d.else_flag IS NOT NULL, review_reason = coalesce(d.else_flag, l.review_reason),
         data = l.data || coalesce(d.facts, '{}'), last_outbound_at = greatest(l.last_outbound_at, d.last_outbound_at)
-    FROM d WHERE l.id = d.lead_id AND l.stage_seq <> d.stage_seq AND num_nonnulls(d.else_flag, d.facts, d.last_outbound_at) > 0
+    FROM d WHERE l.id = d.lead_id AND num_nonnulls(d.else_flag, d.facts, d.last_outbound_at) > 0
 )
 INSERT INTO pipeline_events (lead_id, event_type, to_stage, metadata, actor, task_id)
-SELECT d.lead_id, 'move_dropped', d.to_stage, jsonb_build_object('reason', d.reason, 'because', 'the lead had left that stage entry'),
-       d.actor, d.task_id
-FROM d WHERE d.task_id NOT IN (SELECT task_id FROM moved)
+SELECT lead_id, 'move_dropped', to_stage, jsonb_build_object('reason', reason, 'because', 'the lead had left that stage entry'),
+       actor, task_id
+FROM d
 
 -- name: event
 INSERT INTO pipeline_events (task_id, lead_id, event_type, metadata, actor, created_at)
@@ -115,10 +120,18 @@ SELECT d.checkpoint, d.title, d.payload, d.lead_id
 FROM unnest($1::bigint[], $2::text[], $3::text[], $4::jsonb[], $5::uuid[]) AS d(task_id, checkpoint, title, payload, lead_id)
 
 -- name: alert
+-- One of a type and subject is open: the latest. What it says otherwise is news, and people are told of it.
+WITH d AS (
+    SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::jsonb[])
+           AS d(task_id, type, message, severity, subject, metadata)
+), before AS (
+    UPDATE alerts a SET resolved_at = orchestrator.clock() FROM d
+    WHERE a.type = d.type AND a.subject = d.subject AND a.resolved_at IS NULL AND a.message <> d.message
+    RETURNING a.id
+)
 INSERT INTO alerts (type, message, severity, subject, metadata)
 SELECT d.type, d.message, d.severity, d.subject, d.metadata || jsonb_build_object('task_id', d.task_id)
-FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::jsonb[])
-     AS d(task_id, type, message, severity, subject, metadata)
+FROM d WHERE (SELECT count(*) FROM before) >= 0     -- those first
 ON CONFLICT (type, subject) WHERE resolved_at IS NULL DO NOTHING
 
 -- name: address_mended

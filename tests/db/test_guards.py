@@ -367,6 +367,25 @@ async def test_the_clock_is_shifted_and_leases_are_not(conn: Connection) -> None
     assert lead["created_at"] > await conn.fetchval("SELECT now() + interval '1 day'")
 
 
+async def test_what_the_guard_reads_follows_the_transitions_and_the_clock(conn: Connection) -> None:
+    lead = await insert(conn)
+    of = "WHERE pipeline = 'vendor_acquisition' AND from_stage = 'NEW_LEAD'"
+    await conn.execute(f"UPDATE transitions SET to_stage = 'OFFER_MADE' {of} AND to_stage = 'AI_CONVERSATION'")
+    assert "DEAD_LEAD" in await refused(
+        conn, "PO001", "UPDATE leads SET stage = 'AI_CONVERSATION' WHERE id = $1", lead["id"]
+    )
+    await conn.execute(f"DELETE FROM transitions {of}")
+    for stage in ("DEAD_LEAD", "OFFER_MADE"):
+        assert "none" in await refused(conn, "PO001", "UPDATE leads SET stage = $2 WHERE id = $1", lead["id"], stage)
+    await conn.execute("SELECT shift_clock('2 days')")
+    await conn.execute("INSERT INTO transitions VALUES ('vendor_acquisition', 'NEW_LEAD', 'DEAD_LEAD')")
+    moved = await update(conn, lead["id"], stage="DEAD_LEAD")
+    assert moved["stage_entered_at"] > await conn.fetchval("SELECT now() + interval '1 day'")
+    await conn.execute("INSERT INTO pipelines VALUES ('late', 'FIRST')")
+    await conn.execute("INSERT INTO stages (pipeline, name, position) VALUES ('late', 'FIRST', 0)")
+    assert (await insert(conn, pipeline="late"))["created_at"] > moved["stage_entered_at"]
+
+
 async def test_enqueue_queues_a_task_of_any_kind(conn: Connection) -> None:
     now = await conn.fetchval("SELECT enqueue('mine', '{\"a\": 1}', 'k')")
     later = await conn.fetchval("SELECT enqueue('mine', NULL, NULL, clock() + interval '1 hour')")

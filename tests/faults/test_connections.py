@@ -10,6 +10,7 @@ Mutants that these tests kill (each one line, tried by hand):
 import asyncio
 import os
 import signal
+from typing import Any
 
 import pytest
 
@@ -146,19 +147,24 @@ async def test_a_server_that_says_goodbye_before_it_hangs_up(dsn: str, conn: Con
         assert "part failed" not in daemon.log.read_text(), daemon.said()
 
 
-@pytest.mark.parametrize("tag", ["COMMIT", "UPDATE 20", "INSERT 0 20"], ids=["commit", "claim", "settlement"])
-async def test_lost_answers_cost_nothing(dsn: str, conn: Connection, tag: str) -> None:
+LOST = {"claim": "UPDATE 20", "reservation": "SELECT 2", "reservation with money": "COMMIT", "outcome": "SELECT 3"}
+"""Whose answer is lost, by its command tag: what is written at once answers a row for each step that must find some."""
+
+
+@pytest.mark.parametrize("what", LOST)
+async def test_lost_answers_cost_nothing(dsn: str, conn: Connection, what: str) -> None:
     """The server did it, and the daemon never heard so. A lost claim ends with its lease, which nobody renews."""
-    async with behind_network(dsn, honours_keys=False, worker__lease_s="3") as (network, engine, daemons):
+    money: dict[str, Any] = {"engines__sms__daily_budget": "1000"} if what == "reservation with money" else {}
+    async with behind_network(dsn, honours_keys=False, worker__lease_s="3", **money) as (network, engine, daemons):
         daemon = await daemons.start(TEST_KINDS="1")
         await conn.execute("SELECT enqueue('strange.linger', '{\"seconds\": 60}')")  # it always renews something
         for lost in range(1, 6):
             await at_rest(conn)
-            network.lose(tag.encode(), 1)
+            network.lose(LOST[what].encode(), 1)
             await insert_leads(conn, 20)
             await counted(network, "lost", lost)
         await until(lambda: conn.fetchval(ALL_THROUGH), 12.0, f"all leads:\n{daemon.said()}")
         assert await sent_once(conn, engine, 100) == 0
         assert daemon.alive
-        if tag == "COMMIT":
+        if what == "outcome":
             assert await daemon.metric("leases_lost_total") == 0, "its own commit is no loss"

@@ -120,8 +120,9 @@ async def test_a_legal_move_is_made_and_recorded(api: Client) -> None:
     lead = await api.lead()
     reply = await api.post(f"/api/leads/{lead}/transition", {"to": "DEAD_LEAD", "reason": " sold ", "actor": "ann"})
     assert (reply.status, reply.json["success"], reply.json["lead"]["stage"]) == (200, True, "DEAD_LEAD")
-    (event,) = (await api.get(f"/api/leads/{lead}/events", limit="1"))["events"]
-    assert (event["event_type"], event["actor"], event["metadata"]["reason"]) == ("stage_change", "ann", "sold")
+    events = (await api.get(f"/api/leads/{lead}/events"))["events"]  # the daemon may have checked it already
+    (event, *_) = [e for e in events if e["event_type"] == "stage_change"]
+    assert (event["to_stage"], event["actor"], event["metadata"]["reason"]) == ("DEAD_LEAD", "ann", "sold")
 
 
 async def test_an_illegal_move_is_refused_with_the_legal_ones_and_recorded(api: Client) -> None:
@@ -162,7 +163,7 @@ async def test_an_override_passes_by_the_table(api: Client) -> None:
     wish = {"to": "AI_CONVERSATION", "reason": "called back", "override": True, "actor": "ann"}
     assert (await api.post(f"/api/leads/{lead}/transition", wish)).json["lead"]["stage"] == "AI_CONVERSATION"
     types = [e["event_type"] for e in (await api.get(f"/api/leads/{lead}/events"))["events"]]
-    assert types[:2] == ["stage_change", "stage_override"]
+    assert [t for t in types if t.startswith("stage_")][:2] == ["stage_change", "stage_override"]  # a check may follow
     (await api.post(f"/api/leads/{lead}/transition", wish)).problem(409)  # it is there already
 
 

@@ -160,6 +160,20 @@ async def test_a_message_for_later(dsn: str) -> None:
         assert "HELLO is scheduled" in closed(said)["message"]
 
 
+async def test_a_task_that_was_set_aside_waits_for_no_date(dsn: str) -> None:
+    async with scenario(dsn) as t:
+        lead = await t.lead(stage="VIDEO_SENT")
+        strange = """
+            INSERT INTO tasks (kind, key, run_at, error)
+            VALUES ('survey.ASKED', 'lead:' || $1, clock() + interval '100 years', 'set aside: no daemon knows it')
+            RETURNING id"""
+        task = await t.value(strange, str(lead))
+        found = await explained(t, lead)
+        waits = " ".join(str(part) for part in found.values())
+        assert "waits until a daemon knows its kind: set aside: no daemon knows it" in waits
+        assert f"orchestrator tasks cancel {task}" in waits
+
+
 async def test_held_by_a_session_that_locks_its_row(dsn: str) -> None:
     async with scenario(dsn) as t, psql(t.dsn) as person:
         lead = await t.lead()

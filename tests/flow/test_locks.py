@@ -44,6 +44,23 @@ async def test_an_idle_transaction_on_one_lead_delays_that_lead_only(dsn: str, h
         assert len(t.engines.requests("offers", lead=locked)) == 1
 
 
+async def test_what_comes_while_a_batch_is_written_is_claimed_together(dsn: str) -> None:
+    async with scenario(dsn) as t:
+        async with t.session() as psql, psql.transaction():
+            await psql.execute("LOCK TABLE messages IN SHARE MODE")
+            first = await t.lead()
+            await t.eventually("SELECT count(*) = 1 FROM tasks WHERE status = 'running'")
+            later = [await t.lead() for _ in range(5)]
+        for lead in (first, *later):
+            await t.until(lead, "AI_CONVERSATION")
+        # The first half of a lease names its claim.
+        claims = """
+            SELECT array_agg(n ORDER BY n) FROM (
+                SELECT count(*) AS n FROM task_log
+                WHERE kind = 'vendor_acquisition.NEW_LEAD' GROUP BY left(lease_id::text, 18)) AS of"""
+        assert await t.value(claims) == [1, 5]
+
+
 @HOLDS
 async def test_a_send_whose_lead_is_locked_is_made_once_and_recorded_after_the_commit(dsn: str, holds: str) -> None:
     async with scenario(dsn) as t:

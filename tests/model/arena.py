@@ -14,11 +14,18 @@ from daemon.db import Connection, connect
 from daemon.metrics import Metrics
 from daemon.outcome import Outcome
 from daemon.task import Kind, Policy, Task
+from daemon.together import Step
 
 SIDE_TABLES: Final = """
     CREATE TABLE IF NOT EXISTS causes (n int PRIMARY KEY, subject text NOT NULL);
     CREATE TABLE IF NOT EXISTS effects (task_id bigint, lease_id uuid, status text NOT NULL, causes int[] NOT NULL);
 """
+RECORD: Final = """
+INSERT INTO effects
+SELECT task_id, lease_id, status, ARRAY(SELECT cause::int FROM jsonb_array_elements_text(causes -> 'seen') AS cause)
+FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::jsonb[]) AS d(task_id, lease_id, status, causes)
+RETURNING task_id
+""".strip()
 EMPTY: Final = "; ".join(
     ["DELETE FROM " + table for table in ("tasks", "task_log", "workers", "causes", "effects")]
     + ["UPDATE clock_shift SET shift = '0'"]
@@ -43,6 +50,11 @@ class Recording:
         """By task, the causes of its subject that are committed."""
         rows = await conn.fetch("SELECT n, subject FROM causes")
         return {t.id: tuple(r["n"] for r in rows if r["subject"] == t.payload["subject"]) for t in tasks}
+
+    def steps(self, effects: Sequence[tuple[Task, Note]]) -> Sequence[Step]:
+        """The same rows in one statement."""
+        rows = ((task.id, task.lease_id, note.status, {"seen": list(note.causes)}) for task, note in effects)
+        return [Step(RECORD, [list(column) for column in zip(*rows, strict=True)], len(effects))]
 
     async def hold(self, conn: Connection, effects: Sequence[tuple[Task, Note]]) -> Collection[UUID]:
         """There is nothing to lock."""

@@ -114,12 +114,14 @@ LIVING_DAEMON_TAKEN_OVER = InFunction(
 )
 TAKEOVER_COSTS_A_TRY = InFunction("a takeover costs a try", "take_over", "attempt = attempt - 1, ")
 LIVING_LEASES_FREED = InFunction("living leases are freed", "free_expired", "AND lease_expires_at < clock_timestamp() ")
+WRITTEN_WHATEVER_CAME = InFunction("written at once, whatever came of it", "expect", "IF came <> expected", "IF false")
 RETRY_REACHES_RUNNING_ONES = InFunction(
     "a retry reaches running ones", "revive", "('dead', 'available')", "('running')"
 )
 
 FOR_THE_MACHINE: tuple[Mutant, ...] = (
     SETTLED_WITHOUT_ITS_LEASE,
+    WRITTEN_WHATEVER_CAME,
     POSTPONED_WITHOUT_ITS_LEASE,
     KILLED_WITHOUT_ITS_LEASE,
     GIVEN_BACK_WITHOUT_ITS_LEASE,

@@ -84,8 +84,7 @@ async def ask(conn: Hand, key: str, *, dedup: str | None = None, cause: int | No
 async def claim(conn: Hand, worker: UUID | None = None, kinds: queue.Kinds = KINDS) -> list[Task]:
     """All that can be claimed."""
     room = queue.Room(dict.fromkeys(kinds, 500), 500)
-    claimed = await queue.claim(conn, kinds, room, worker=worker or uuid4(), lease_s=LEASE_S)
-    return [c.task for c in claimed]
+    return await queue.claim(conn, kinds, room, worker=worker or uuid4(), lease_s=LEASE_S)
 
 
 async def write(conn: Hand, *attempts: tuple[Task, Outcome[Any]], kinds: queue.Kinds = KINDS) -> queue.Written:

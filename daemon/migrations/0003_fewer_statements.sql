@@ -1,0 +1,211 @@
+-- Version 2 to 3: less work for each lead that comes or moves, and outcomes that are written in one statement. What each object
+-- is for stands in schema.sql.
+
+SET LOCAL search_path = orchestrator, pg_catalog;
+
+ALTER TABLE stages ADD entered_from text[] NOT NULL DEFAULT '{}', ADD shift interval NOT NULL DEFAULT '0';
+
+CREATE FUNCTION copy_to_stages() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(1869767530);  -- a daemon that writes its pipelines has it, too
+    UPDATE stages s SET entered_from = truth.entered_from, shift = truth.shift
+    FROM (SELECT d.pipeline, d.name, c.shift,
+                 ARRAY(SELECT t.from_stage FROM transitions t WHERE t.pipeline = d.pipeline AND t.to_stage = d.name ORDER BY 1) AS entered_from
+          FROM stages d CROSS JOIN clock_shift c) AS truth
+    WHERE s.pipeline = truth.pipeline AND s.name = truth.name
+      AND (s.entered_from, s.shift) IS DISTINCT FROM (truth.entered_from, truth.shift);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER stages_inserted AFTER INSERT ON stages FOR EACH STATEMENT EXECUTE FUNCTION copy_to_stages();
+CREATE TRIGGER transitions_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON transitions FOR EACH STATEMENT EXECUTE FUNCTION copy_to_stages();
+CREATE TRIGGER clock_shifted AFTER UPDATE ON clock_shift FOR EACH STATEMENT EXECUTE FUNCTION copy_to_stages();
+UPDATE clock_shift SET shift = shift;   -- copies
+
+CREATE FUNCTION refuse_place(of_pipeline text, of_stage text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM orchestrator.pipelines WHERE name = of_pipeline) THEN
+        RAISE EXCEPTION 'unknown pipeline %', of_pipeline USING ERRCODE = 'PO001',
+            HINT = 'pipelines: ' || coalesce((SELECT string_agg(name, ', ' ORDER BY name) FROM orchestrator.pipelines), 'none yet; run "orchestrator db init"');
+    END IF;
+    RAISE EXCEPTION 'pipeline % has no stage %', of_pipeline, of_stage USING ERRCODE = 'PO001',
+        HINT = 'stages: ' || (SELECT string_agg(name, ', ' ORDER BY position) FROM orchestrator.stages WHERE pipeline = of_pipeline);
+END $$;
+
+CREATE OR REPLACE FUNCTION new_id() RETURNS uuid LANGUAGE sql VOLATILE PARALLEL SAFE AS $$
+    SELECT encode(substring(int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3)
+               || int2send((28672 + floor(random() * 4096))::int2)                              -- 0x7000: version 7
+               || int8send((random() * 4611686018427387904)::bigint | -9223372036854775808), 'hex')::uuid   -- the variant, 62 bits
+$$;
+
+CREATE OR REPLACE FUNCTION leads_before_insert() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+DECLARE st record;
+BEGIN
+    SELECT s.name, s.entry_kind, s.counts_silence, s.deadlines, s.on_complete, s.position, statement_timestamp() + s.shift AS now,
+           NEW.external_id IS NOT NULL AND EXISTS (
+               SELECT FROM merged_leads m WHERE m.pipeline = NEW.pipeline AND m.external_id = NEW.external_id
+                                            AND m.source IS NOT DISTINCT FROM NEW.source) AS merged INTO st
+    FROM stages s WHERE s.pipeline = NEW.pipeline AND CASE WHEN NEW.stage IS NULL THEN s.position = 0 ELSE s.name = NEW.stage END;
+    IF NOT FOUND THEN
+        PERFORM refuse_place(NEW.pipeline, NEW.stage);
+    END IF;
+    IF st.merged THEN
+        RETURN NULL;    -- it lives on in another lead
+    END IF;
+    NEW.stage := st.name;
+    NEW.version := 1; NEW.stage_seq := 1; NEW.deadline_step := 0; NEW.left_stage := NULL; NEW.known_issues := '{}';
+    NEW.created_at := coalesce(NEW.created_at, st.now);
+    NEW.updated_at := coalesce(NEW.updated_at, st.now);
+    NEW.stage_entered_at := coalesce(NEW.stage_entered_at, st.now);
+    IF st.counts_silence THEN
+        NEW.conversation_started_at := coalesce(NEW.conversation_started_at, NEW.stage_entered_at);
+    END IF;
+    IF NEW.deadline_at IS NULL THEN
+        NEW.deadline_at := st.deadlines[1]
+            + CASE WHEN st.counts_silence THEN greatest(NEW.last_inbound_at, NEW.conversation_started_at) ELSE NEW.stage_entered_at END;
+    END IF;
+    -- An import at a later stage owes no entry action.
+    NEW.entry_pending := st.entry_kind IS NOT NULL AND st.position = 0;
+    NEW.touched := CASE WHEN st.on_complete IS NOT NULL OR coalesce(NEW.name, '') = '' OR coalesce(NEW.phone, '') = ''
+                        OR NEW.data <> '{}' THEN 2 ELSE 0 END;
+    RETURN NEW;
+END $$;
+
+CREATE OR REPLACE FUNCTION leads_before_update() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+DECLARE
+    at_time timestamptz;
+    st record;
+    missing text[];
+    named smallint := NEW.touched;  -- below
+BEGIN
+    IF NEW.id <> OLD.id OR NEW.pipeline <> OLD.pipeline THEN
+        RAISE EXCEPTION 'a lead keeps its id and its pipeline' USING ERRCODE = 'PO001', HINT = 'insert a new lead instead';
+    END IF;
+    NEW.version := OLD.version + 1;
+    NEW.stage_seq := OLD.stage_seq;
+    NEW.left_stage := NULL;
+    NEW.touched := 0;
+    IF NEW.stage IS DISTINCT FROM OLD.stage THEN
+        SELECT s.required, s.deadlines, s.counts_silence, s.entry_kind, s.on_complete, OLD.stage = ANY (s.entered_from) AS legal,
+               statement_timestamp() + s.shift AS now INTO st
+        FROM stages s WHERE s.pipeline = NEW.pipeline AND s.name = NEW.stage;
+        IF NOT FOUND THEN
+            PERFORM refuse_move(NEW.pipeline, OLD.stage, NEW.stage);
+        END IF;
+        missing := CASE WHEN st.required = '{}' THEN '{}' ELSE missing_fields(NEW.data, st.required) END;
+        IF NOT st.legal OR missing <> '{}' THEN
+            IF NOT use_override(NEW.id, NEW.stage) THEN
+                IF NOT st.legal THEN
+                    PERFORM refuse_move(NEW.pipeline, OLD.stage, NEW.stage);
+                END IF;
+                RAISE EXCEPTION 'a lead enters % only with: %', NEW.stage, array_to_string(missing, ', ')
+                    USING ERRCODE = 'PO002', COLUMN = missing[1], HINT = 'set these keys of leads.data first';
+            END IF;
+        END IF;
+        at_time := st.now;
+        NEW.left_stage := OLD.stage;
+        NEW.touched := 1;
+        NEW.stage_seq := OLD.stage_seq + 1;
+        NEW.stage_entered_at := at_time;
+        NEW.entry_pending := st.entry_kind IS NOT NULL;
+        NEW.deadline_step := 0;
+        IF NEW.deadline_at IS NOT DISTINCT FROM OLD.deadline_at THEN
+            NEW.deadline_at := at_time + st.deadlines[1];
+        END IF;
+        IF st.counts_silence AND NEW.conversation_started_at IS NOT DISTINCT FROM OLD.conversation_started_at THEN
+            NEW.conversation_started_at := at_time;
+        END IF;
+        IF NEW.moved_task IS NOT DISTINCT FROM OLD.moved_task THEN   -- not a task's doing
+            NEW.moved_task := NULL;
+            IF NEW.moved_by IS NOT DISTINCT FROM OLD.moved_by AND named NOT IN (-1, -3) THEN
+                NEW.moved_by := session_user;
+            END IF;
+            IF NEW.move_reason IS NOT DISTINCT FROM OLD.move_reason AND named NOT IN (-2, -3) THEN
+                NEW.move_reason := NULL;
+            END IF;
+        END IF;
+        IF st.on_complete IS NOT NULL THEN
+            NEW.touched := 3;
+        END IF;
+    ELSIF NEW.last_inbound_at > coalesce(OLD.last_inbound_at, '-infinity') AND NEW.deadline_at IS NOT DISTINCT FROM OLD.deadline_at THEN
+        -- The lead's own word: its silence begins anew.
+        SELECT NEW.last_inbound_at + s.deadlines[1] AS at INTO st FROM stages s WHERE s.pipeline = NEW.pipeline AND s.name = NEW.stage;
+        NEW.deadline_step := 0;
+        NEW.deadline_at := st.at;
+    END IF;
+    IF at_time IS NULL THEN
+        at_time := clock();
+    END IF;
+    NEW.updated_at := at_time;
+    IF NEW.data IS DISTINCT FROM OLD.data THEN
+        IF EXISTS (SELECT FROM pipelines p, unnest(p.checked) AS f
+                   WHERE p.name = NEW.pipeline AND NEW.data -> f IS DISTINCT FROM OLD.data -> f) THEN
+            NEW.touched := NEW.touched | 2;
+        END IF;
+    END IF;
+    IF NEW.phone IS DISTINCT FROM OLD.phone OR NEW.name IS DISTINCT FROM OLD.name OR NEW.email IS DISTINCT FROM OLD.email THEN
+        NEW.touched := NEW.touched | 2;
+    END IF;
+    IF NEW.do_not_contact AND NOT OLD.do_not_contact THEN
+        NEW.touched := NEW.touched | 4;
+    END IF;
+    RETURN NEW;
+END $$;
+
+CREATE OR REPLACE FUNCTION leads_after_insert() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO pipeline_events (lead_id, event_type, to_stage, actor, created_at)
+    SELECT id, 'created', stage, coalesce(moved_by, session_user), created_at FROM fresh;
+    INSERT INTO stage_deltas (pipeline, stage, n) SELECT pipeline, stage, count(*) FROM fresh GROUP BY pipeline, stage;
+    INSERT INTO tasks (kind, key, payload, run_at)
+    SELECT s.entry_kind, 'lead:' || f.id, jsonb_build_object('lead_id', f.id, 'stage_seq', 1), statement_timestamp() + c.shift
+    FROM clock_shift c CROSS JOIN fresh f JOIN stages s ON s.pipeline = f.pipeline AND s.name = f.stage WHERE f.entry_pending
+    UNION ALL
+    SELECT 'lead.check', 'lead:' || f.id, jsonb_build_object('lead_id', f.id), statement_timestamp() + c.shift
+    FROM clock_shift c CROSS JOIN fresh f WHERE f.touched & 2 > 0;
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE FUNCTION leads_after_update() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+DECLARE any_touched int := (SELECT bit_or(touched) FROM fresh);
+BEGIN
+    IF any_touched & 1 > 0 THEN
+        INSERT INTO pipeline_events (lead_id, event_type, from_stage, to_stage, metadata, actor, task_id, created_at)
+        SELECT id, 'stage_change', left_stage, stage,
+               CASE WHEN move_reason IS NULL THEN '{}' ELSE jsonb_build_object('reason', move_reason) END,
+               moved_by, moved_task, stage_entered_at
+        FROM fresh WHERE touched & 1 > 0;
+        INSERT INTO stage_deltas (pipeline, stage, n)
+        SELECT f.pipeline, d.stage, sum(d.n) FROM fresh f CROSS JOIN LATERAL (VALUES (f.stage, 1), (f.left_stage, -1)) AS d(stage, n)
+        WHERE f.touched & 1 > 0 GROUP BY f.pipeline, d.stage HAVING sum(d.n) <> 0;
+        INSERT INTO tasks (kind, key, payload, run_at)
+        SELECT s.entry_kind, 'lead:' || f.id, jsonb_build_object('lead_id', f.id, 'stage_seq', f.stage_seq),
+               statement_timestamp() + c.shift
+        FROM clock_shift c CROSS JOIN fresh f JOIN stages s ON s.pipeline = f.pipeline AND s.name = f.stage
+        WHERE f.touched & 1 > 0 AND f.entry_pending;
+    END IF;
+    IF any_touched & 2 > 0 THEN
+        INSERT INTO tasks (kind, key, payload, dedup_key, run_at)
+        SELECT 'lead.check', 'lead:' || id, jsonb_build_object('lead_id', id), 'check:' || id, clock() FROM fresh WHERE touched & 2 > 0
+        ON CONFLICT (dedup_key) WHERE status = 'available' AND dedup_key IS NOT NULL DO UPDATE SET run_at = least(tasks.run_at, excluded.run_at);
+    END IF;
+    IF any_touched & 4 > 0 THEN
+        INSERT INTO pipeline_events (lead_id, event_type, actor) SELECT id, 'dnc', session_user FROM fresh WHERE touched & 4 > 0;
+        UPDATE messages SET status = 'cancelled', reason = 'do not contact'
+        WHERE id IN (SELECT m.id FROM messages m JOIN fresh f ON f.id = m.lead_id
+                     WHERE f.touched & 4 > 0 AND m.status = 'scheduled' FOR NO KEY UPDATE OF m SKIP LOCKED);
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION expect(came bigint[], expected bigint[]) RETURNS bigint[] LANGUAGE plpgsql AS $$
+BEGIN
+    IF came <> expected THEN
+        RAISE EXCEPTION '% rows came, expected were %', came, expected USING ERRCODE = 'PO005', HINT = 'it is written step by step';
+    END IF;
+    RETURN came;
+END $$;
