@@ -12,11 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
-import asyncpg
-
 from daemon import queue
 from daemon.answers import tidy
-from daemon.db import RECONNECT_S, UNREACHABLE, Pool, passing
+from daemon.db import RECONNECT_S, UNREACHABLE, Connection, Pool, passing
 from daemon.log import get_logger
 from daemon.metrics import Metrics
 from daemon.outcome import Fail, Outcome
@@ -24,7 +22,6 @@ from daemon.queue import Attempted, Kinds, Written
 from daemon.task import Task
 
 LARGEST_BATCH = 1000
-IN_THE_WAY = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
 LOCKED_AGAIN_S = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 LEVELS = {"done": logging.DEBUG, "retry": logging.INFO, "dead": logging.ERROR, "lost": logging.WARNING}
@@ -122,51 +119,45 @@ class Committer:
         task, outcome = attempt
         refused = Fail("outcome refused", retryable=not isinstance(outcome, Fail))
         try:
-            return await self._write_surely([attempt])
+            return await self._write_surely([attempt], at_once=False)
         except queue.REFUSALS as error:
             if passing(error):
                 return Written(locked=[attempt])
             log.warning("outcome refused by the database", **_described(task), error=str(error))
             refused = replace(refused, error=tidy(f"outcome refused: {error}"))
         try:
-            return await self._write_surely([(task, refused)])
+            return await self._write_surely([(task, refused)], at_once=False)
         except queue.REFUSALS as error:
             if passing(error):
                 return Written(locked=[attempt])
             log.error("a task's subject can't be told of its death", **_described(task), error=str(error))
-            return await self._write_surely([(task, Fail(refused.error, retryable=False))], bury=False)
+            return await self._write_surely([(task, Fail(refused.error, retryable=False))], at_once=False, bury=False)
 
-    async def _write_surely(self, batch: list[Attempted], *, bury: bool = True) -> Written:
+    async def _write_surely(self, batch: list[Attempted], *, at_once: bool = True, bury: bool = True) -> Written:
         """Write through lost connections: the fence makes a repeated write harmless."""
-        tries, at_once = 0, bury and not any(task.lease_id in self._locked for task, _ in batch)
+        at_once = at_once and not any(task.lease_id in self._locked for task, _ in batch)
+        tries = 0
         while True:
             try:
-                written = await self._write_at_once(batch) if at_once else None
-                return written or await self._write(batch, again=tries > 0, bury=bury)
-            except IN_THE_WAY:
-                if not at_once:
-                    raise
-                at_once = False
+                async with self.pool.acquire() as conn:
+                    written = await queue.write_at_once(conn, self.kinds, batch) if at_once else None
+                    return written or await self._write(conn, batch, bury=bury)
             except UNREACHABLE as error:
                 if tries == 0:
                     log.info("database connection lost while committing", error=str(error))
                 await asyncio.sleep(RECONNECT_S[min(tries, len(RECONNECT_S) - 1)])
                 tries += 1
 
-    async def _write_at_once(self, batch: list[Attempted]) -> Written | None:
-        async with self.pool.acquire() as conn:
-            return await queue.write_at_once(conn, self.kinds, batch)
-
-    async def _write(self, batch: list[Attempted], *, again: bool, bury: bool) -> Written:
-        async with self.pool.acquire() as conn:
-            async with conn.transaction():
-                written = await queue.write(conn, self.kinds, batch, bury=bury)
-            if again and written.lost:  # perhaps by ourselves: the answer to a COMMIT was lost
-                mine = await queue.settled_already(conn, written.lost)
-                settled = [queue.judge(self.kinds, *a, bury=False) for a in written.lost if a[0].lease_id in mine]
-                lost = [a for a in written.lost if a[0].lease_id not in mine]
-                written = Written([*written.verdicts, *settled], written.locked, lost)
+    async def _write(self, conn: Connection, batch: list[Attempted], *, bury: bool) -> Written:
+        async with conn.transaction():
+            written = await queue.write(conn, self.kinds, batch, bury=bury)
+        if not written.lost:
             return written
+        # Perhaps they were settled by ourselves: the answer to a COMMIT was lost.
+        mine = await queue.settled_already(conn, written.lost)
+        settled = [queue.judge(self.kinds, *a, bury=False) for a in written.lost if a[0].lease_id in mine]
+        lost = [a for a in written.lost if a[0].lease_id not in mine]
+        return Written([*written.verdicts, *settled], written.locked, lost)
 
     def _written(self, written: Written) -> None:
         self._being_written.difference_update(v.task.lease_id for v in written.verdicts)

@@ -27,6 +27,7 @@ from daemon.task import Task
 log = get_logger("worker")
 POLL_S, POLL_UNHEALTHY_S = 30.0, 0.5  # the pulse, too, says what waits
 GIVE_BACK_S = 0.5
+GATHER_S = 0.05
 BATCHES_IN_FLIGHT = 3  # one being claimed, two being written
 LOCKED_MAY_PILE_UP = 10  # batches of outcomes that wait for a lock before claiming halts
 
@@ -104,9 +105,12 @@ class Worker:
     async def _gather(self, more: bool) -> None:
         """What comes while a batch is being written is better claimed and written together.
 
-        Unless there is more than one batch of it already, or engines wait for calls.
+        Unless there is more than one batch of it already, or engines wait for calls. A write that takes long is no
+        reason to wait: an opt-out may be among what comes.
         """
-        await self.committer.writing(most=1 if more or self.attempts.calls.total() else 0)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GATHER_S):
+                await self.committer.writing(most=1 if more or self.attempts.calls.total() else 0)
 
     async def _wait(self) -> None:
         try:

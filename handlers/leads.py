@@ -6,6 +6,8 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+import asyncpg
+
 from daemon.context import Context
 from daemon.db import Connection, Statements
 from daemon.errors import DeclarationError
@@ -18,7 +20,10 @@ from handlers.pipeline import Attempt, Deadline, FlagFor, GoTo, Handler, Pipelin
 
 SQL = Statements("handlers", "leads.sql")
 Pipelines = Mapping[str, Pipeline]
-ONLY_FACTS = frozenset({"missing_phone", "missing_name"})
+BEING_CHANGED = (
+    "an open transaction has changed a declared pipeline or the clock: end it, then start again"
+    " (SELECT pid, query FROM pg_stat_activity WHERE state = 'idle in transaction')"
+)
 
 
 class Leads(Writer):
@@ -228,14 +233,19 @@ def _issue_effects(lead: Lead, issues: Sequence[str], missing: Sequence[str]) ->
 
 async def sync(conn: Connection, pipelines: Iterable[Pipeline]) -> None:
     """Write the declared pipelines; refuse to go on while live leads sit in stages that are declared no more."""
-    async with conn.transaction():
-        await conn.execute("SELECT pg_advisory_xact_lock(1869767530)")
-        for pipeline in pipelines:
-            await _sync_one(conn, pipeline)
-        strangers = await conn.fetch(SQL["strangers"])
-        if strangers:
-            where = ", ".join(f"{r['n']} in {r['pipeline']}.{r['stage']}" for r in strangers)
-            raise DeclarationError(f"live leads in undeclared stages ({where}): move them, or declare the stages again")
+    try:
+        async with conn.transaction():
+            await conn.execute(SQL["lock_declarations"])
+            for pipeline in pipelines:
+                await _sync_one(conn, pipeline)
+            strangers = await conn.fetch(SQL["strangers"])
+            if strangers:
+                where = ", ".join(f"{r['n']} in {r['pipeline']}.{r['stage']}" for r in strangers)
+                raise DeclarationError(
+                    f"live leads in undeclared stages ({where}): move them, or declare the stages again"
+                )
+    except asyncpg.LockNotAvailableError as error:
+        raise DeclarationError(BEING_CHANGED) from error
 
 
 async def _sync_one(conn: Connection, pipeline: Pipeline) -> None:

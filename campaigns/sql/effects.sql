@@ -306,16 +306,8 @@ FROM unnest($1::bigint[], $2::uuid[]) AS d(task_id, run_id) JOIN campaign_runs r
 WHERE t.id = d.task_id AND t.status = 'available' AND r.status <> 'paused'
 
 -- name: alert
--- One of a type and subject is open: the latest. What it says otherwise is news, and people are told of it.
-WITH d AS (
-    SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::jsonb[])
-           AS d(task_id, type, message, severity, subject, metadata)
-), before AS (
-    UPDATE alerts a SET resolved_at = orchestrator.clock() FROM d
-    WHERE a.type = d.type AND a.subject = d.subject AND a.resolved_at IS NULL AND a.message <> d.message
-    RETURNING a.id
-)
 INSERT INTO alerts (type, message, severity, subject, metadata)
 SELECT d.type, d.message, d.severity, d.subject, d.metadata || jsonb_build_object('task_id', d.task_id)
-FROM d WHERE (SELECT count(*) FROM before) >= 0     -- those first
+FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::jsonb[])
+     AS d(task_id, type, message, severity, subject, metadata)
 ON CONFLICT (type, subject) WHERE resolved_at IS NULL DO NOTHING

@@ -147,6 +147,7 @@ class Server:
         options = {**self._settings, "unix_socket_directories": str(self._places.sockets)}
         stale = self._noted("pid")
         with self._places.open_log() as out:
+            log_start = out.tell()  # before the child, which writes by the same position
             child = subprocess.Popen(
                 [self.programs / "postgres", "-D", self._places.data, *(f"--{k}={v}" for k, v in options.items())],
                 **self._places.account.identity(),
@@ -159,7 +160,7 @@ class Server:
                 pass_fds=(lock,),
             )
             adopt(child)
-            return child, out.tell()
+            return child, log_start
 
     def _end(self, pid: int) -> None:
         for how, patience in STOPS:

@@ -3,20 +3,32 @@
 
 SET LOCAL search_path = orchestrator, pg_catalog;
 
-ALTER TABLE stages ADD entered_from text[] NOT NULL DEFAULT '{}', ADD shift interval NOT NULL DEFAULT '0';
+ALTER TABLE stages ADD initial boolean NOT NULL DEFAULT false, ADD entered_from text[] NOT NULL DEFAULT '{}',
+    ADD shift interval NOT NULL DEFAULT '0', ADD merges boolean NOT NULL DEFAULT false;
+
+CREATE FUNCTION lock_declarations() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(1869767530);
+    RETURN NULL;
+END $$;
 
 CREATE FUNCTION copy_to_stages() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM pg_advisory_xact_lock(1869767530);  -- a daemon that writes its pipelines has it, too
-    UPDATE stages s SET entered_from = truth.entered_from, shift = truth.shift
-    FROM (SELECT d.pipeline, d.name, c.shift,
-                 ARRAY(SELECT t.from_stage FROM transitions t WHERE t.pipeline = d.pipeline AND t.to_stage = d.name ORDER BY 1) AS entered_from
-          FROM stages d CROSS JOIN clock_shift c) AS truth
+    UPDATE stages s SET initial = truth.initial, entered_from = truth.entered_from, shift = truth.shift, merges = truth.merges
+    FROM (SELECT d.pipeline, d.name, d.name = p.initial AS initial, c.shift,
+                 ARRAY(SELECT t.from_stage FROM transitions t WHERE t.pipeline = d.pipeline AND t.to_stage = d.name ORDER BY 1) AS entered_from,
+                 EXISTS (SELECT FROM merged_leads m WHERE m.pipeline = d.pipeline AND m.external_id IS NOT NULL) AS merges
+          FROM stages d JOIN pipelines p ON p.name = d.pipeline CROSS JOIN clock_shift c) AS truth
     WHERE s.pipeline = truth.pipeline AND s.name = truth.name
-      AND (s.entered_from, s.shift) IS DISTINCT FROM (truth.entered_from, truth.shift);
+      AND (s.initial, s.entered_from, s.shift, s.merges) IS DISTINCT FROM (truth.initial, truth.entered_from, truth.shift, truth.merges);
     RETURN NULL;
 END $$;
+CREATE TRIGGER pipelines_locked BEFORE UPDATE OR DELETE ON pipelines FOR EACH STATEMENT EXECUTE FUNCTION lock_declarations();
+CREATE TRIGGER stages_locked BEFORE INSERT ON stages FOR EACH STATEMENT EXECUTE FUNCTION lock_declarations();
+CREATE TRIGGER transitions_locked BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON transitions FOR EACH STATEMENT EXECUTE FUNCTION lock_declarations();
+CREATE TRIGGER clock_locked BEFORE UPDATE ON clock_shift FOR EACH STATEMENT EXECUTE FUNCTION lock_declarations();
+CREATE TRIGGER pipelines_changed AFTER UPDATE ON pipelines FOR EACH STATEMENT EXECUTE FUNCTION copy_to_stages();
 CREATE TRIGGER stages_inserted AFTER INSERT ON stages FOR EACH STATEMENT EXECUTE FUNCTION copy_to_stages();
 CREATE TRIGGER transitions_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON transitions FOR EACH STATEMENT EXECUTE FUNCTION copy_to_stages();
 CREATE TRIGGER clock_shifted AFTER UPDATE ON clock_shift FOR EACH STATEMENT EXECUTE FUNCTION copy_to_stages();
@@ -28,13 +40,13 @@ BEGIN
         RAISE EXCEPTION 'unknown pipeline %', of_pipeline USING ERRCODE = 'PO001',
             HINT = 'pipelines: ' || coalesce((SELECT string_agg(name, ', ' ORDER BY name) FROM orchestrator.pipelines), 'none yet; run "orchestrator db init"');
     END IF;
-    RAISE EXCEPTION 'pipeline % has no stage %', of_pipeline, of_stage USING ERRCODE = 'PO001',
-        HINT = 'stages: ' || (SELECT string_agg(name, ', ' ORDER BY position) FROM orchestrator.stages WHERE pipeline = of_pipeline);
+    RAISE EXCEPTION 'pipeline % has no stage %', of_pipeline, coalesce(of_stage, '(the initial one)') USING ERRCODE = 'PO001',
+        HINT = 'stages: ' || coalesce((SELECT string_agg(name, ', ' ORDER BY position) FROM orchestrator.stages WHERE pipeline = of_pipeline), 'none');
 END $$;
 
 CREATE OR REPLACE FUNCTION new_id() RETURNS uuid LANGUAGE sql VOLATILE PARALLEL SAFE AS $$
     SELECT encode(substring(int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3)
-               || int2send((28672 + floor(random() * 4096))::int2)                              -- 0x7000: version 7
+               || int2send((28672 | (((random() * 4095)::int # pg_backend_pid()) & 4095))::int2) -- 0x7000: version 7
                || int8send((random() * 4611686018427387904)::bigint | -9223372036854775808), 'hex')::uuid   -- the variant, 62 bits
 $$;
 
@@ -42,16 +54,16 @@ CREATE OR REPLACE FUNCTION leads_before_insert() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
 DECLARE st record;
 BEGIN
-    SELECT s.name, s.entry_kind, s.counts_silence, s.deadlines, s.on_complete, s.position, statement_timestamp() + s.shift AS now,
-           NEW.external_id IS NOT NULL AND EXISTS (
-               SELECT FROM merged_leads m WHERE m.pipeline = NEW.pipeline AND m.external_id = NEW.external_id
-                                            AND m.source IS NOT DISTINCT FROM NEW.source) AS merged INTO st
-    FROM stages s WHERE s.pipeline = NEW.pipeline AND CASE WHEN NEW.stage IS NULL THEN s.position = 0 ELSE s.name = NEW.stage END;
+    SELECT s.name, s.entry_kind, s.counts_silence, s.deadlines, s.on_complete, s.initial, s.merges, statement_timestamp() + s.shift AS now INTO st
+    FROM stages s WHERE s.pipeline = NEW.pipeline AND CASE WHEN NEW.stage IS NULL THEN s.initial ELSE s.name = NEW.stage END;
     IF NOT FOUND THEN
         PERFORM refuse_place(NEW.pipeline, NEW.stage);
     END IF;
-    IF st.merged THEN
-        RETURN NULL;    -- it lives on in another lead
+    IF st.merges AND NEW.external_id IS NOT NULL THEN
+        IF EXISTS (SELECT FROM merged_leads m WHERE m.pipeline = NEW.pipeline AND m.external_id = NEW.external_id
+                                                AND m.source IS NOT DISTINCT FROM NEW.source) THEN
+            RETURN NULL;    -- it lives on in another lead
+        END IF;
     END IF;
     NEW.stage := st.name;
     NEW.version := 1; NEW.stage_seq := 1; NEW.deadline_step := 0; NEW.left_stage := NULL; NEW.known_issues := '{}';
@@ -66,7 +78,7 @@ BEGIN
             + CASE WHEN st.counts_silence THEN greatest(NEW.last_inbound_at, NEW.conversation_started_at) ELSE NEW.stage_entered_at END;
     END IF;
     -- An import at a later stage owes no entry action.
-    NEW.entry_pending := st.entry_kind IS NOT NULL AND st.position = 0;
+    NEW.entry_pending := st.entry_kind IS NOT NULL AND st.initial;
     NEW.touched := CASE WHEN st.on_complete IS NOT NULL OR coalesce(NEW.name, '') = '' OR coalesce(NEW.phone, '') = ''
                         OR NEW.data <> '{}' THEN 2 ELSE 0 END;
     RETURN NEW;
@@ -208,4 +220,74 @@ BEGIN
         RAISE EXCEPTION '% rows came, expected were %', came, expected USING ERRCODE = 'PO005', HINT = 'it is written step by step';
     END IF;
     RETURN came;
+END $$;
+
+CREATE OR REPLACE FUNCTION revive(task bigint) RETURNS boolean
+LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE tasks t SET status = 'available', run_at = clock(), error = NULL,
+        round = t.round + CASE WHEN t.status = 'dead' AND EXISTS (
+            SELECT FROM engine_calls c WHERE c.task_id = t.id AND c.round = t.round AND c.status = 'unknown') THEN 1 ELSE 0 END,
+        attempt = CASE WHEN t.status = 'dead' THEN 0 ELSE t.attempt END,
+        interruptions = CASE WHEN t.status = 'dead' THEN 0 ELSE t.interruptions END
+    WHERE t.id = task AND t.status IN ('dead', 'available');
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM wake();
+    -- What its death gave cause for is over, unless something else of that subject is dead; should it die again, that is news.
+    UPDATE alerts SET resolved_at = clock() WHERE id IN (
+        SELECT a.id FROM alerts a
+        WHERE a.resolved_at IS NULL AND a.type IN ('AGENT_FAILURE', 'UNKNOWN_OUTCOME') AND a.metadata ->> 'task_id' = task::text
+          AND (SELECT t.id FROM tasks t WHERE t.status = 'dead' AND t.key = a.subject LIMIT 1) IS NULL
+        FOR NO KEY UPDATE SKIP LOCKED);
+    RETURN true;
+END $$;
+
+CREATE OR REPLACE FUNCTION merge_leads(lead uuid, target uuid, actor text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+DECLARE
+    gone leads;
+    kept leads;
+    known uuid;
+BEGIN
+    IF lead = target THEN
+        RAISE EXCEPTION 'a lead can''t be merged into itself' USING ERRCODE = '22023';
+    END IF;
+    FOR known IN SELECT id FROM leads WHERE id IN (lead, target) ORDER BY id FOR UPDATE LOOP
+        NULL;   -- two merges take the rows in one order
+    END LOOP;
+    SELECT * INTO gone FROM leads WHERE id = lead;
+    SELECT * INTO kept FROM leads WHERE id = target;
+    IF gone.id IS NULL OR kept.id IS NULL THEN
+        RAISE EXCEPTION 'no lead %', CASE WHEN gone.id IS NULL THEN lead ELSE target END USING ERRCODE = 'P0002';
+    ELSIF gone.pipeline <> kept.pipeline THEN
+        RAISE EXCEPTION 'a lead of % can''t be merged into one of %', gone.pipeline, kept.pipeline
+            USING ERRCODE = 'PO004', HINT = 'both must be in one pipeline';
+    END IF;
+    PERFORM move_work(lead, target);
+    UPDATE messages SET lead_id = target, stage_seq = NULL, then_to = NULL,
+        status = CASE WHEN status = 'sending' THEN 'unknown' WHEN status IN ('draft', 'awaiting_approval', 'scheduled') THEN 'cancelled' ELSE status END,
+        reason = CASE WHEN status IN ('draft', 'awaiting_approval', 'scheduled', 'sending') THEN 'its lead was merged' ELSE reason END
+    WHERE lead_id = lead;
+    UPDATE replies SET lead_id = target WHERE lead_id = lead;
+    UPDATE contacts SET lead_id = target WHERE lead_id = lead;
+    UPDATE approval_queue SET lead_id = target WHERE lead_id = lead;
+    UPDATE engine_calls SET lead_id = target WHERE lead_id = lead;
+    UPDATE alerts SET resolved_at = clock() WHERE subject = 'lead:' || lead AND resolved_at IS NULL;
+    UPDATE pipeline_events SET lead_id = target, metadata = metadata || jsonb_build_object('merged_from', lead),
+        event_type = CASE WHEN event_type IN ('created', 'stage_change') THEN 'merged_' ELSE '' END || event_type
+    WHERE lead_id = lead;
+    UPDATE merged_leads SET into_id = target WHERE into_id = lead;
+    INSERT INTO merged_leads (id, into_id, pipeline, source, external_id)
+    VALUES (lead, target, gone.pipeline, gone.source, gone.external_id);
+    UPDATE stages SET merges = true WHERE pipeline = gone.pipeline AND gone.external_id IS NOT NULL AND NOT merges;
+    INSERT INTO contacts (lead_id, name, email, phone, source)
+    SELECT target, gone.name, gone.email, gone.phone, 'merged'
+    WHERE plain_address(gone.email) <> plain_address(kept.email) OR plain_address(gone.phone) <> plain_address(kept.phone);
+    UPDATE leads SET promoted_to = target WHERE promoted_to = lead;
+    DELETE FROM leads WHERE id = lead;
+    PERFORM fill_in(target, gone);
+    INSERT INTO pipeline_events (lead_id, event_type, metadata, actor)
+    VALUES (target, 'merged', jsonb_build_object('merged', lead), coalesce(actor, session_user));
 END $$;

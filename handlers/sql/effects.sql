@@ -32,7 +32,7 @@ WHERE l.id = d.lead_id
 -- name: move
 -- Whoever has left that stage entry stays where it is, and isn't answered.
 UPDATE leads l SET stage = d.to_stage, move_reason = d.reason, moved_by = d.actor, moved_task = d.task_id,
-    data = l.data || coalesce(d.facts, '{}') || coalesce(d.data, '{}'),
+    data = CASE WHEN num_nulls(d.facts, d.data) = 2 THEN l.data ELSE l.data || coalesce(d.facts, '{}') || coalesce(d.data, '{}') END,
     last_outbound_at = greatest(l.last_outbound_at, d.last_outbound_at)
 FROM unnest($1::bigint[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::jsonb[], $7::text[], $8::text[], $9::jsonb[],
             $10::timestamptz[])
@@ -87,8 +87,9 @@ WITH ended AS (
     INSERT INTO pipeline_events (task_id, lead_id, event_type, metadata, actor, created_at)
     SELECT task_id, lead_id, 'message_sent', told, 'orchestrator', (SELECT orchestrator.clock())
     FROM ended WHERE told IS NOT NULL AND lead_id IS NOT NULL
+    RETURNING task_id
 )
-SELECT task_id FROM ended
+SELECT task_id FROM ended WHERE (SELECT count(*) FROM told) >= 0    -- told first: what else is written at once comes after
 
 -- name: message_waits
 UPDATE messages m SET reason = d.reason
@@ -120,18 +121,10 @@ SELECT d.checkpoint, d.title, d.payload, d.lead_id
 FROM unnest($1::bigint[], $2::text[], $3::text[], $4::jsonb[], $5::uuid[]) AS d(task_id, checkpoint, title, payload, lead_id)
 
 -- name: alert
--- One of a type and subject is open: the latest. What it says otherwise is news, and people are told of it.
-WITH d AS (
-    SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::jsonb[])
-           AS d(task_id, type, message, severity, subject, metadata)
-), before AS (
-    UPDATE alerts a SET resolved_at = orchestrator.clock() FROM d
-    WHERE a.type = d.type AND a.subject = d.subject AND a.resolved_at IS NULL AND a.message <> d.message
-    RETURNING a.id
-)
 INSERT INTO alerts (type, message, severity, subject, metadata)
 SELECT d.type, d.message, d.severity, d.subject, d.metadata || jsonb_build_object('task_id', d.task_id)
-FROM d WHERE (SELECT count(*) FROM before) >= 0     -- those first
+FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::jsonb[])
+     AS d(task_id, type, message, severity, subject, metadata)
 ON CONFLICT (type, subject) WHERE resolved_at IS NULL DO NOTHING
 
 -- name: address_mended

@@ -7,6 +7,9 @@ SELECT id FROM leads WHERE id = ANY ($1) AND deadline_at <= orchestrator.clock()
 -- name: entry_cancelled
 UPDATE leads SET entry_pending = false WHERE id = $1 AND stage_seq = $2
 
+-- name: lock_declarations
+SELECT set_config('lock_timeout', '10s', true), pg_advisory_xact_lock(1869767530)
+
 -- name: sync_pipeline
 INSERT INTO pipelines (name, initial, checked) VALUES ($1, $2, $3)
 ON CONFLICT (name) DO UPDATE SET initial = excluded.initial, checked = excluded.checked

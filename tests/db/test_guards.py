@@ -386,6 +386,21 @@ async def test_what_the_guard_reads_follows_the_transitions_and_the_clock(conn: 
     assert (await insert(conn, pipeline="late"))["created_at"] > moved["stage_entered_at"]
 
 
+async def test_a_lead_begins_where_its_pipeline_says_also_if_that_is_changed(conn: Connection) -> None:
+    """Mutant: `copy_to_stages` without `initial`."""
+    await conn.execute("INSERT INTO pipelines (name, initial) VALUES ('late', 'B')")
+    await conn.execute(
+        "INSERT INTO stages (pipeline, name, position, entry_kind) VALUES ('late', 'A', 0, 'k'), ('late', 'B', 1, 'k')"
+    )
+    begun = "INSERT INTO leads (name, pipeline) VALUES ('Ann', 'late') RETURNING stage, entry_pending"
+    assert tuple(await conn.fetchrow(begun) or ()) == ("B", True)
+    await conn.execute("UPDATE pipelines SET initial = 'A' WHERE name = 'late'")
+    assert tuple(await conn.fetchrow(begun) or ()) == ("A", True)
+    await conn.execute("UPDATE pipelines SET initial = 'C' WHERE name = 'late'")
+    with pytest.raises(asyncpg.PostgresError, match=r"no stage \(the initial one\)"):
+        await conn.execute(begun)
+
+
 async def test_enqueue_queues_a_task_of_any_kind(conn: Connection) -> None:
     now = await conn.fetchval("SELECT enqueue('mine', '{\"a\": 1}', 'k')")
     later = await conn.fetchval("SELECT enqueue('mine', NULL, NULL, clock() + interval '1 hour')")

@@ -234,3 +234,18 @@ async def test_clones_of_the_tests_have_this_very_schema(server: Server, empty: 
     await schema.create_schema(conn)
     await conn.close()
     assert dumped(server, empty) == dumped(server, dsn)
+
+
+async def test_ids_differ_in_sessions_with_one_seed(dsn: str, conn: Connection) -> None:
+    """Mutant: `new_id` without pg_backend_pid()."""
+    other = await connect(dsn)
+    definition = await conn.fetchval("SELECT pg_get_functiondef('new_id'::regproc)")
+    at_one_time = definition.replace("clock_timestamp()", "timestamptz '2026-01-01'")
+    await conn.execute(at_one_time.replace("new_id", "id_then"))
+    ids = []
+    for session in (conn, other):
+        await session.execute("SELECT setseed(0.42)")
+        ids += [r["id"] for r in await session.fetch("SELECT id_then() AS id FROM generate_series(1, 200)")]
+    await other.close()
+    assert len(set(ids)) == 400
+    assert {i.version for i in ids} == {7}

@@ -1,5 +1,6 @@
 """Outcomes and reservations that are written in one statement come out as expected, or are written step by step."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from itertools import combinations
@@ -10,17 +11,21 @@ import asyncpg
 import pytest
 
 from daemon import queue, together
-from daemon.db import Connection, Pool
+from daemon.committer import Committer
+from daemon.db import Connection, Pool, connect
 from daemon.ledger import Intent, Ledger, Refused, Reserved
+from daemon.metrics import Metrics
 from daemon.outcome import Done, Outcome
 from daemon.task import Task
 from daemon.together import Step
 from handlers import effects, registry
 from handlers.effects import AT_ONCE, Change, Effect, Event, MessageEnded, Move, Send, Writer
 from handlers.messages import GATE
+from tests.support.processes import until
 
 KINDS = registry.kinds(registry.by_name(registry.PIPELINES))
 TWO = "SELECT n FROM unnest($1::int[]) AS n WHERE n < $2"
+WAITS = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted {})"
 KEPT = "WITH kept AS (\n    INSERT INTO notes SELECT unnest($1::int[]) RETURNING n\n)\nSELECT n FROM kept"
 
 
@@ -102,6 +107,49 @@ async def test_every_mixture_of_effects_is_one_statement(conn: Connection) -> No
     assert len(mixtures) == 31
     for mixture in mixtures:
         assert await together.together(conn, [settle, *(every[kind] for kind in mixture)])
+
+
+@pytest.mark.parametrize("road", ["at once", "step by step"])
+async def test_a_message_is_told_of_before_what_follows_from_it(conn: Connection, road: str) -> None:
+    lead = await _lead(conn)
+    message, sending = await _message(conn, lead)
+    ended = MessageEnded(message, "sent", told={"template": "OFFER"})
+    its = ended, Event(lead, "offer_made", {}), Move(lead, 1, "AI_CONVERSATION", "because")
+    batch = [(sending, Done(its))]
+    async with conn.transaction():
+        assert await (queue.write_at_once if road == "at once" else queue.write)(conn, KINDS, batch)
+    events = await conn.fetch("SELECT event_type FROM pipeline_events ORDER BY id")
+    assert [e["event_type"] for e in events] == ["created", "message_sent", "offer_made", "stage_change"]
+
+
+async def test_own_commits_are_not_taken_for_lost_leases(dsn: str, conn: Connection) -> None:
+    """The connection dies while the statement waits; it goes on, and its own rows are in the way of the next try.
+
+    Mutant: `Committer._write` never asks `settled_already`.
+    """
+    leads = [await _lead(conn) for _ in range(3)]
+    tasks = await _claimed(conn)
+    other, pool, metrics, ended = await connect(dsn), Pool(dsn, 3), Metrics("0"), list[Any]()
+    committer = Committer(pool, KINDS, metrics, ended.extend)
+    transaction = other.transaction()
+    await transaction.start()
+    await other.execute("SELECT FROM leads WHERE id = $1 FOR UPDATE", leads[-1])
+    running = asyncio.create_task(committer.run())
+    committer.offer([(task, Done((Change(lead, data={"a": 1}),))) for task, lead in zip(tasks, leads, strict=True)])
+    await until(lambda: conn.fetchval(WAITS.format("")), 5.0, "a wait", pause=0.001)
+    pool.doubt()
+    await transaction.rollback()
+    await until(lambda: _truth(len(ended) == 3), 10.0, "every outcome to be settled")
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    pool.close()
+    await other.close()
+    assert await conn.fetchval("SELECT count(*) FROM task_log") == 3
+    assert metrics.leases_lost._value.get() == 0
+
+
+async def _truth(value: bool) -> bool:
+    return value
 
 
 async def test_a_lost_lease_writes_nothing_at_once(conn: Connection) -> None:
@@ -193,6 +241,38 @@ async def test_a_refused_message_doesnt_keep_another_from_being_sent(dsn: str, c
     assert [type(a) for a in answers] == [Refused, Reserved]
     assert await conn.fetchval("SELECT status FROM messages WHERE id = $1", admitted[0]) == "sending"
     assert [r["task_id"] for r in await conn.fetch("SELECT task_id FROM engine_calls")] == [admitted[1].id]
+
+
+FORBID = [
+    "INSERT INTO email_exclusions (address) VALUES ('+447700900123')",  # which is not how the lead's number is written
+    "UPDATE leads SET stage = 'DEAD_LEAD'",
+]
+
+
+@pytest.mark.parametrize("forbid", FORBID)
+async def test_what_is_forbidden_while_a_reservation_waits_is_not_sent(dsn: str, conn: Connection, forbid: str) -> None:
+    """The gate must not decide on what was true when the wait began. Mutant: `together` without QUICKLY."""
+    lead = await conn.fetchval(
+        "INSERT INTO leads (name, phone, country) VALUES ('Ann', '07700 900123', 'GB') RETURNING id"
+    )
+    message, task = await _message(conn, lead)
+    contested = Intent("sms", "/", "contested", Decimal(0), task.lease_id, task.id)
+    other = await connect(dsn)
+    transaction = other.transaction()
+    await transaction.start()
+    insert = "INSERT INTO engine_calls (engine, operation, idempotency_key, status) VALUES ('sms', '/', $1, 'reserved')"
+    await other.execute(insert, contested.key)
+    waiting = asyncio.create_task(_reserved(dsn, contested, _intent(task, (message, "+447700900123"))))
+    await until(
+        lambda: conn.fetchval(WAITS.format("AND waitstart < clock_timestamp() - interval '30 ms'")), 5.0, "a wait"
+    )
+    await conn.execute(forbid)
+    await transaction.rollback()
+    await other.close()
+    free, forbidden = await waiting
+    assert isinstance(free, Reserved)
+    assert isinstance(forbidden, Refused)
+    assert await conn.fetchval("SELECT status FROM messages WHERE id = $1", message) != "sending"
 
 
 async def test_an_attempt_that_only_thinks_it_is_the_first_finds_out(dsn: str, conn: Connection) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from daemon.db import Connection
+from tests.support.daemon import scenario
 from tests.support.load import all_ended, insert_leads, sent_once, sms_engine
 from tests.support.network import behind_network, counted, grown
 from tests.support.postgres import Server
@@ -168,3 +169,24 @@ async def test_lost_answers_cost_nothing(dsn: str, conn: Connection, what: str) 
         assert daemon.alive
         if what == "outcome":
             assert await daemon.metric("leases_lost_total") == 0, "its own commit is no loss"
+
+
+async def test_a_connection_that_falls_silent_holds_back_neither_claims_nor_opt_outs(dsn: str) -> None:
+    """The daemon's ears are fine, so only that one write waits. Mutant: `Worker._gather` without its time-out."""
+    async with scenario(dsn) as t:
+        lead = await t.lead()
+        await t.until(lead, "AI_CONVERSATION")
+        await t.quiet()
+        silent = t.running[0].daemon.pool._free[-1].get_server_pid()
+        os.kill(silent, signal.SIGSTOP)
+        try:
+            stuck = await t.lead()
+            await t.eventually("SELECT status = 'running' FROM tasks WHERE key = $1", f"lead:{stuck}")
+            await t.say(lead, "STOP")
+            fresh = await t.lead()
+            await t.until(fresh, "AI_CONVERSATION", within_s=5)
+            await t.eventually("SELECT do_not_contact FROM leads WHERE id = $1", lead, within_s=5)
+            assert await t.get(stuck, "stage") == "NEW_LEAD", "nothing was silent"
+        finally:
+            os.kill(silent, signal.SIGCONT)
+        await t.until(stuck, "AI_CONVERSATION")

@@ -1,10 +1,13 @@
 """Somebody sits in psql on a row that the daemon needs: only that lead waits."""
 
+import asyncio
 import time
+from contextlib import AsyncExitStack
 from uuid import UUID
 
 import pytest
 
+from daemon import worker
 from tests.support.daemon import COMPLETE, Timeline, scenario
 from tests.support.engines import Hangs, Refuses
 
@@ -44,14 +47,18 @@ async def test_an_idle_transaction_on_one_lead_delays_that_lead_only(dsn: str, h
         assert len(t.engines.requests("offers", lead=locked)) == 1
 
 
-async def test_what_comes_while_a_batch_is_written_is_claimed_together(dsn: str) -> None:
+async def test_what_comes_while_a_batch_is_written_is_claimed_together(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "GATHER_S", 5.0)
     async with scenario(dsn) as t:
         async with t.session() as psql, psql.transaction():
             await psql.execute("LOCK TABLE messages IN SHARE MODE")
             first = await t.lead()
             await t.eventually("SELECT count(*) = 1 FROM tasks WHERE status = 'running'")
-            later = [await t.lead() for _ in range(5)]
-        for lead in (first, *later):
+            five = "INSERT INTO leads (phone) SELECT '+155501234' || n FROM generate_series(11, 15) n RETURNING id"
+            later = await t.sql(five)
+        for lead in (first, *(row["id"] for row in later)):
             await t.until(lead, "AI_CONVERSATION")
         # The first half of a lease names its claim.
         claims = """
@@ -59,6 +66,62 @@ async def test_what_comes_while_a_batch_is_written_is_claimed_together(dsn: str)
                 SELECT count(*) AS n FROM task_log
                 WHERE kind = 'vendor_acquisition.NEW_LEAD' GROUP BY left(lease_id::text, 18)) AS of"""
         assert await t.value(claims) == [1, 5]
+
+
+CHECK = """
+SELECT enqueue('lead.check', jsonb_build_object('lead_id', id, 'issues', jsonb_build_array('x')), 'lead:' || id)
+FROM unnest($1::uuid[]) WITH ORDINALITY AS u(id, n) ORDER BY n"""
+
+
+async def offers(t: Timeline, count: int) -> list[UUID]:
+    """Leads that nothing is to be done for, nor for a while."""
+    leads = [await t.lead(stage="OFFER_MADE") for _ in range(count)]
+    await t.quiet()
+    return leads
+
+
+async def test_a_refused_outcome_makes_nobody_wait_for_the_held_leads_of_its_batch(dsn: str) -> None:
+    """Mutant: `_write_one` writes at once, too, and `together` without QUICKLY."""
+    async with scenario(dsn) as t:
+        held = await offers(t, 40)
+        await t.sql("DELETE FROM transitions WHERE from_stage = 'AI_CONVERSATION' AND to_stage = 'DEAL_VALIDATION'")
+        async with t.session() as psql, psql.transaction():
+            await psql.execute("SELECT FROM leads FOR UPDATE")
+            async with t.conn.transaction():
+                await t.sql(CHECK, held)
+                await t.lead(stage="AI_CONVERSATION", data=dict(COMPLETE))  # its move will be refused
+            began = time.monotonic()
+            fresh = await t.lead()
+            await t.until(fresh, "AI_CONVERSATION", within_s=20)
+            assert time.monotonic() - began < 2
+
+
+async def test_a_chain_of_locks_holds_back_nobody_else(dsn: str) -> None:
+    """Each lock is given back just when the next would be waited for. Mutant: `together` without QUICKLY."""
+    async with scenario(dsn) as t, AsyncExitStack() as sessions:
+        *held, other = await offers(t, 21)
+        chain = []
+        for lead in held:
+            psql = await sessions.enter_async_context(t.session())
+            tx = psql.transaction()
+            await tx.start()
+            await psql.execute("SELECT FROM leads WHERE id = $1 FOR UPDATE", lead)
+            chain.append(tx)
+
+        async def one_after_the_other() -> None:
+            for tx in chain:
+                await asyncio.sleep(0.2)  # less than the session's lock_timeout
+                await tx.rollback()
+
+        released = asyncio.create_task(one_after_the_other())
+        began = time.monotonic()
+        await t.sql(CHECK, [*held, other])
+        fresh = await t.lead()
+        await t.until(fresh, "AI_CONVERSATION", within_s=20)
+        await t.eventually("SELECT 'x' = ANY (known_issues) FROM leads WHERE id = $1", other)
+        assert time.monotonic() - began < 2
+        assert not released.done(), "nothing was held any more"
+        await released
 
 
 @HOLDS
