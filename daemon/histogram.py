@@ -22,11 +22,20 @@ class BatchHistogram(Collector):
 
     def observe(self, value: float, label: str = "", times: int = 1) -> None:
         """Add a value, so many times."""
-        counts = self._counts.get(label)
-        if counts is None:
-            counts = self._counts[label] = [0] * (len(self._bounds) + 1)
-        counts[bisect_left(self._bounds, value)] += times
-        self._sums[label] = self._sums.get(label, 0.0) + value * times
+        self._of(label)[bisect_left(self._bounds, value)] += times
+        self._sums[label] += value * times
+
+    def observe_each(self, values: Sequence[float], label: str = "") -> None:
+        """Add many values."""
+        counts, bounds = self._of(label), self._bounds
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+        self._sums[label] += sum(values)
+
+    def _of(self, label: str) -> list[int]:
+        if label not in self._counts:
+            self._counts[label], self._sums[label] = [0] * (len(self._bounds) + 1), 0.0
+        return self._counts[label]
 
     def collect(self) -> Iterable[HistogramMetricFamily]:
         """The exposition's view: cumulative buckets."""

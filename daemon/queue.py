@@ -8,7 +8,7 @@ settles only what its lease still holds, and its effects follow for those alone.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from random import random
 from typing import Any, Literal
 from uuid import UUID
@@ -97,11 +97,11 @@ async def _claim(conn: Connection, statement: str, *arguments: Any) -> list[asyn
 
 
 def _tasks(rows: Sequence[asyncpg.Record]) -> list[Task]:
-    return [
-        Task(r["id"], r["kind"], r["key"], r["payload"], r["attempt"], r["max_attempts"], r["round"],
-             r["interruptions"], r["lease_id"], r["now"], r["waited_s"])
-        for r in rows
-    ]  # fmt: skip
+    """Their columns come in the order of a task's fields; the last, in microseconds since 1970, is the same for all."""
+    if not rows:
+        return []
+    now = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=rows[0][-1])
+    return [Task(*(*row[:-1], now)) for row in rows]
 
 
 async def claim(conn: Connection, kinds: Kinds, room: Room, *, worker: UUID, lease_s: float) -> list[Task]:

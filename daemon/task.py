@@ -36,8 +36,8 @@ class Task:
     round: int
     interruptions: int
     lease_id: UUID
-    now: datetime
     waited_s: float | None
+    now: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,9 +197,7 @@ class Worker:
     async def _attempt(self, tasks: Sequence[Task]) -> None:
         self.attempts.take(tasks)
         self._idle.clear()
-        for task in tasks:
-            if task.waited_s is not None:
-                self.metrics.event_latency.observe(max(0.0, task.waited_s))
+        self.metrics.event_latency.observe_each([max(0.0, t.waited_s) for t in tasks if t.waited_s is not None])
         try:
             await self.attempts.begin(tasks)
         except BaseException:  # whatever it was: what is not attempted is not kept

@@ -238,7 +238,7 @@ class Writer:
     def steps(self, effects: Sequence[tuple[Task, Effects]]) -> Sequence[Step] | None:
         """Most outcomes are one or two of these; no lead may be written twice."""
         by_type = _by_type(effects)
-        leads = [e.lead_id for kind in (Change, Move, Send) for _, e in by_type.get(kind, ()) if isinstance(e, kind)]
+        leads = [e.lead_id for kind in (Change, Move, Send) for e in _all(kind, by_type)]
         if not by_type.keys() <= AT_ONCE.keys() or len(set(leads)) < len(leads):
             return None
         return [
@@ -266,20 +266,18 @@ class Writer:
                 if kind is Move and len(answered) < len(rows):
                     moved = {r["task_id"] for r in answered}
                     await write(conn, Move, [row for row in rows if row[0] not in moved], "move_dropped")
-        await queue.enqueue(conn, [e for _, e in by_type.get(NewTask, []) if isinstance(e, NewTask)])
+        await queue.enqueue(conn, _all(NewTask, by_type))
 
     def observe(self, metrics: Metrics, effects: Sequence[tuple[Task, Effects]]) -> None:
         """Count moves, messages and replies."""
-        for (pipeline, from_stage, to_stage), n in Counter(
-            (*e.path, e.to_stage) for _, its in effects for e in its if isinstance(e, Move)
-        ).items():
-            metrics.transitions.labels(pipeline, from_stage, to_stage).inc(n)
-        for _, its in effects:
-            for effect in its:
-                if isinstance(effect, MessageEnded):
-                    metrics.sends.labels(effect.channel, effect.status).inc()
-                elif isinstance(effect, ReplyRead) and effect.category:
-                    metrics.replies.labels(effect.category).inc()
+        by_type = _by_type(effects)
+        for (path, to_stage), n in Counter((e.path, e.to_stage) for e in _all(Move, by_type)).items():
+            metrics.transitions.labels(*path, to_stage).inc(n)
+        for ended in _all(MessageEnded, by_type):
+            metrics.sends.labels(ended.channel, ended.status).inc()
+        for reply in _all(ReplyRead, by_type):
+            if reply.category:
+                metrics.replies.labels(reply.category).inc()
 
 
 async def write(
@@ -300,6 +298,10 @@ def _by_type(effects: Sequence[tuple[Task, Effects]]) -> dict[type[Effect], list
         for effect in its:
             by_type.setdefault(type(effect), []).append((task.id, effect))
     return by_type
+
+
+def _all(kind: type[Effect], by_type: Mapping[type[Effect], Sequence[tuple[int, Effect]]]) -> list[Any]:
+    return [effect for _, effect in by_type.get(kind, ())]
 
 
 def _columns(kind: type[Written], rows: Sequence[tuple[int, Effect]]) -> list[list[Any]]:

@@ -97,7 +97,8 @@ def _enter(stage: Stage, handler: Handler) -> Any:
         outcome = await handler(lead, Attempt(task, context))
         if not isinstance(outcome, Done):
             return outcome
-        return Done(_with_entry_done(lead, outcome.effects), outcome.reason)
+        effects = _with_entry_done(lead, outcome.effects)
+        return outcome if effects is outcome.effects else Done(effects, outcome.reason)
 
     return enter
 

@@ -5,7 +5,8 @@
 -- Two snapshots may each miss the other's claim; the unique index on running keys then fails one of them.
 -- A lease is half random, new with each claim, half the task's id: random numbers take longer to make than to write.
 WITH clock AS MATERIALIZED (
-    SELECT orchestrator.clock() AS now, substring(uuid_send(gen_random_uuid()) FROM 1 FOR 8) AS claim
+    SELECT now, (extract(epoch FROM now) * 1000000)::bigint AS us, substring(uuid_send(gen_random_uuid()) FROM 1 FOR 8) AS claim
+    FROM orchestrator.clock() AS now
 ), picked AS (
     SELECT of.id, of.tries
     FROM (VALUES (false, $5::int), (true, $6::int)) AS lane(calls, room)
@@ -40,14 +41,14 @@ UPDATE tasks t SET status = 'running', attempt = t.attempt + 1, max_attempts = c
     started_at = clock_timestamp()
 FROM picked WHERE t.id = picked.id
 RETURNING t.id, t.kind, t.key, t.payload, t.attempt, t.max_attempts, t.round, t.interruptions, t.lease_id,
-          (SELECT now FROM clock) AS now,
           CASE WHEN t.attempt = 1 AND t.run_at <= (SELECT now FROM clock) - (clock_timestamp() - t.created_at) + interval '1 second'
-               THEN extract(epoch FROM clock_timestamp() - t.created_at)::float8 END AS waited_s
+               THEN extract(epoch FROM clock_timestamp() - t.created_at)::float8 END AS waited_s,
+          (SELECT us FROM clock) AS now
 
 -- name: claim_lonely
 -- One task that has been interrupted too often to share a daemon with others.
 WITH clock AS MATERIALIZED (
-    SELECT orchestrator.clock() AS now
+    SELECT now, (extract(epoch FROM now) * 1000000)::bigint AS us FROM orchestrator.clock() AS now
 ), picked AS (
     SELECT t.id FROM tasks t
     WHERE t.status = 'available' AND t.interruptions >= 3 AND t.run_at <= (SELECT now FROM clock) AND t.kind = ANY ($1)
@@ -63,9 +64,9 @@ UPDATE tasks t SET status = 'running', attempt = t.attempt + 1, max_attempts = c
     started_at = clock_timestamp()
 FROM picked WHERE t.id = picked.id
 RETURNING t.id, t.kind, t.key, t.payload, t.attempt, t.max_attempts, t.round, t.interruptions, t.lease_id,
-          (SELECT now FROM clock) AS now,
           CASE WHEN t.attempt = 1 AND t.run_at <= (SELECT now FROM clock) - (clock_timestamp() - t.created_at) + interval '1 second'
-               THEN extract(epoch FROM clock_timestamp() - t.created_at)::float8 END AS waited_s
+               THEN extract(epoch FROM clock_timestamp() - t.created_at)::float8 END AS waited_s,
+          (SELECT us FROM clock) AS now
 
 -- name: settle
 -- $1 ids, $2 leases, $3 results. Returns the leases that held; effects follow for those only.
