@@ -726,6 +726,7 @@ CREATE TABLE messages (
 );
 CREATE INDEX messages_lead ON messages (lead_id);
 CREATE INDEX messages_scheduled ON messages (send_at) WHERE status = 'scheduled';
+CREATE INDEX messages_sending ON messages (send_at) WHERE status = 'sending';
 CREATE INDEX messages_to ON messages (orchestrator.plain_address(to_address), created_at) WHERE to_address IS NOT NULL;
 
 -- One task per scheduled message, under its lead's key: two messages never go to one lead at once.
@@ -760,7 +761,8 @@ BEGIN
     RETURN NULL;
 END $$;
 CREATE TRIGGER messages_rescheduled AFTER UPDATE OF status, send_at ON messages FOR EACH ROW
-    WHEN (NEW.status = 'scheduled' AND (OLD.status, OLD.send_at) IS DISTINCT FROM (NEW.status, NEW.send_at))
+    WHEN (NEW.status = 'scheduled' AND OLD.status <> 'sending'     -- what was being sent has its task, and that its time
+          AND (OLD.status, OLD.send_at) IS DISTINCT FROM (NEW.status, NEW.send_at))
     EXECUTE FUNCTION queue_message();
 
 -- Reception has the reply's own key: an opt-out never waits behind its lead's other work.

@@ -24,7 +24,8 @@ from daemon.task import Task
 LARGEST_BATCH = 1000
 LOCKED_AGAIN_S = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 
-LEVELS = {"done": logging.DEBUG, "retry": logging.INFO, "dead": logging.ERROR, "lost": logging.WARNING}
+ONE_BY_ONE = 100
+LEVELS = {"done": logging.INFO, "retry": logging.INFO, "dead": logging.ERROR, "lost": logging.WARNING}
 log = get_logger("committer")
 
 
@@ -177,10 +178,7 @@ class Committer:
     def _ended(self, outcome: str, attempts: Sequence[Attempted]) -> None:
         for kind, count in Counter(task.kind for task, _ in attempts).items():
             self.metrics.tasks.labels(kind, outcome).inc(count)
-        level = LEVELS[outcome]
-        if log.is_enabled_for(level):
-            for task, came_to in attempts:
-                log.log(level, "task ended", outcome=outcome, **_described(task), reason=_why(came_to))
+        _tell(outcome, attempts)
         for task, _ in attempts if self._locked else ():
             self._locked.pop(task.lease_id, None)
         self.on_written(attempts)
@@ -199,6 +197,17 @@ class Committer:
     def locked(self) -> list[Any]:
         """The tasks whose outcome waits for somebody else's lock."""
         return [w.attempted[0] for w in self._locked.values()]
+
+
+def _tell(outcome: str, attempts: Sequence[Attempted]) -> None:
+    """A line per task; of a crowd that came to its end as it should one for all, and theirs with --log-level DEBUG."""
+    level = LEVELS[outcome]
+    if outcome == "done" and len(attempts) > ONE_BY_ONE:
+        log.log(level, "tasks ended", outcome=outcome, kinds=dict(Counter(task.kind for task, _ in attempts)))
+        level = logging.DEBUG
+    if log.is_enabled_for(level):
+        for task, came_to in attempts:
+            log.log(level, "task ended", outcome=outcome, **_described(task), reason=_why(came_to))
 
 
 def _described(task: Task) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 E_co = TypeVar("E_co", covariant=True)
 
@@ -26,12 +26,16 @@ class Snooze(Generic[E_co]):
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """The attempt failed; `after_s` is the engine's Retry-After, `unknown` an effect that may have happened."""
+    """The attempt failed; `after_s` is the engine's Retry-After, `unknown` an effect that may have happened.
+
+    `effects` are written if it is tried again; what a death means, the subject says.
+    """
 
     error: str
     retryable: bool = True
     after_s: float | None = None
     unknown: bool = False
+    effects: Any = None
 
 
 Outcome = Done[E_co] | Snooze[E_co] | Fail

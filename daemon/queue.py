@@ -135,7 +135,7 @@ def judge(kinds: Kinds, task: Task, outcome: Outcome[Any], *, bury: bool = True)
     base_s = kinds[task.kind].policy.backoff_s
     again = after_failure(task.attempt, task.max_attempts, outcome.retryable, outcome.after_s, random(), base_s=base_s)
     if isinstance(again, Retry):
-        return Verdict(task, outcome, "retry", None, outcome.error, Again(again.delay_s))
+        return Verdict(task, outcome, "retry", outcome.effects, outcome.error, Again(again.delay_s))
     effects = kinds[task.kind].subject.bury(task, outcome.error, outcome.unknown) if bury else None
     return Verdict(task, outcome, "dead", effects, outcome.error)
 

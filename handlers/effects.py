@@ -122,11 +122,12 @@ class MessageEnded:
 
 @dataclass(frozen=True, slots=True)
 class MessageWaits:
-    """Why a scheduled message hasn't gone out yet."""
+    """Why a message hasn't gone out yet; `unsent`: a call was answered, and isn't under way any more."""
 
     statement: ClassVar[str] = "message_waits"
     message_id: UUID
     reason: str
+    unsent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

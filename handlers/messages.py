@@ -164,10 +164,12 @@ def _send(pipelines: Pipelines) -> Any:
 
 
 def _postponed(letter: Letter, outcome: Fail | Snooze[Effects]) -> Outcome[Effects]:
-    """A message that waits says why."""
+    """A message that waits says why; one that the engine has refused isn't on its way any more."""
     if isinstance(outcome, Snooze):
         return replace(outcome, effects=(MessageWaits(letter.id, outcome.reason),))
-    return outcome
+    if outcome.unknown:
+        return outcome
+    return replace(outcome, effects=(MessageWaits(letter.id, outcome.error, unsent=True),))
 
 
 def _call(letter: Letter, transport: Transport, to: str) -> Call:

@@ -291,3 +291,10 @@ BEGIN
     INSERT INTO pipeline_events (lead_id, event_type, metadata, actor)
     VALUES (target, 'merged', jsonb_build_object('merged', lead), coalesce(actor, session_user));
 END $$;
+
+DROP TRIGGER messages_rescheduled ON messages;
+CREATE TRIGGER messages_rescheduled AFTER UPDATE OF status, send_at ON messages FOR EACH ROW
+    WHEN (NEW.status = 'scheduled' AND OLD.status <> 'sending'
+          AND (OLD.status, OLD.send_at) IS DISTINCT FROM (NEW.status, NEW.send_at))
+    EXECUTE FUNCTION queue_message();
+CREATE INDEX messages_sending ON messages (send_at) WHERE status = 'sending';

@@ -30,7 +30,7 @@ def routing(pipelines: Pipelines) -> Any:
 
 def _routed(mail: Mail, lead: Lead, pipeline: Pipeline, task: Task, context: Context) -> tuple[Effects, str]:
     category = mail.row["category"]
-    read = ReplyRead(mail.id, status="routed")
+    read = ReplyRead(mail.id, status="routed", category=_unheard(mail))
     if category in GOODBYES:
         return (read, *_farewell(lead, pipeline, category)), category
     if pipeline.by_name[lead.stage].terminal:
@@ -55,11 +55,16 @@ def _farewell(lead: Lead, pipeline: Pipeline, category: str) -> Effects:
     return (Move.of(lead, target, category, {"dead_reason": category}),)
 
 
+def _unheard(mail: Mail) -> str | None:
+    """What a reply is that neither rule nor agent has spoken of."""
+    return None if mail.row["category"] else "unclear"
+
+
 def to_person(mail: Mail, why: str) -> list[Effect]:
     title = f"Reply from {mail.row['from_address'] or 'unknown'}: {why}"[:200]
     payload = {"reply": mail.document(), "reason": why}
     effects: list[Effect] = [
-        ReplyRead(mail.id, status="needs_person", reason=why),
+        ReplyRead(mail.id, status="needs_person", reason=why, category=_unheard(mail)),
         AskPerson("replies", title, payload, mail.lead.id if mail.lead else None),
     ]
     if mail.lead is not None:

@@ -92,9 +92,9 @@ WITH ended AS (
 SELECT task_id FROM ended WHERE (SELECT count(*) FROM told) >= 0    -- told first: what else is written at once comes after
 
 -- name: message_waits
-UPDATE messages m SET reason = d.reason
-FROM unnest($1::bigint[], $2::uuid[], $3::text[]) AS d(task_id, message_id, reason)
-WHERE m.id = d.message_id AND m.status = 'scheduled'
+UPDATE messages m SET reason = d.reason, status = 'scheduled'
+FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::boolean[]) AS d(task_id, message_id, reason, unsent)
+WHERE m.id = d.message_id AND (m.status = 'scheduled' OR d.unsent AND m.status = 'sending')
 
 -- name: cancel_messages
 UPDATE messages m SET status = 'cancelled', reason = d.reason

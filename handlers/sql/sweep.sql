@@ -17,8 +17,8 @@ INSERT INTO tasks (kind, key, payload, run_at, dedup_key)
 SELECT 'message', coalesce('lead:' || m.lead_id, 'message:' || m.id),
        jsonb_build_object('message_id', m.id, 'lead_id', m.lead_id, 'stage_seq', m.stage_seq, 'template', m.template,
                           'channel', m.channel), m.send_at, 'message:' || m.id
-FROM messages m
-WHERE m.status = 'scheduled' AND m.send_at <= orchestrator.clock()
+FROM (SELECT * FROM messages WHERE status = 'scheduled' UNION ALL SELECT * FROM messages WHERE status = 'sending') AS m
+WHERE m.send_at <= orchestrator.clock()
   AND (SELECT t.id FROM tasks t WHERE t.status = 'available' AND t.key = coalesce('lead:' || m.lead_id, 'message:' || m.id)
                                         AND t.kind = 'message' AND t.payload ->> 'message_id' = m.id::text LIMIT 1) IS NULL
   AND (SELECT t.id FROM tasks t WHERE t.status = 'running' AND t.key = coalesce('lead:' || m.lead_id, 'message:' || m.id) LIMIT 1) IS NULL
@@ -43,11 +43,15 @@ LIMIT 5000
 SELECT orchestrator.fire_deadlines(1000)
 
 -- name: archive
-UPDATE leads SET archived_at = orchestrator.clock()
-WHERE id IN (SELECT l.id FROM leads l
-             WHERE l.stage = 'DEAD_LEAD' AND l.archived_at IS NULL
-               AND l.stage_entered_at < orchestrator.clock() - make_interval(days => $1)
-             ORDER BY l.stage_entered_at LIMIT 1000 FOR NO KEY UPDATE SKIP LOCKED)
+WITH gone AS (
+    UPDATE leads SET archived_at = orchestrator.clock()
+    WHERE id IN (SELECT l.id FROM leads l
+                 WHERE l.stage = 'DEAD_LEAD' AND l.archived_at IS NULL
+                   AND l.stage_entered_at < orchestrator.clock() - make_interval(days => $1)
+                 ORDER BY l.stage_entered_at LIMIT 1000 FOR NO KEY UPDATE SKIP LOCKED)
+    RETURNING id
+)
+INSERT INTO pipeline_events (lead_id, event_type, actor) SELECT id, 'archived', 'orchestrator' FROM gone
 
 -- name: fold
 SELECT orchestrator.fold_stage_counts()

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from tests.support.daemon import COMPLETE, Timeline, scenario
-from tests.support.engines import Answers, Hangs, Refuses, nowhere
+from tests.support.engines import Answers, Drops, Hangs, Refuses, nowhere
 
 FOLLOW_UP = "CONVERSATION_FOLLOW_UP"
 
@@ -136,6 +136,7 @@ async def test_an_unsure_or_failing_classifier_does_not_stop_the_conversation(ds
         await t.reply(lead, "Perhaps", "rejection")
         await t.expect_sent(lead, "CONVERSATION")
         assert await t.requests_for_a_person(lead) == []
+        assert await t.value("SELECT category FROM replies") == "unclear"
 
 
 async def test_what_the_engine_learns_is_merged_and_may_complete_the_set(dsn: str) -> None:
@@ -380,6 +381,46 @@ async def test_an_unreachable_engine_flags_the_lead_and_a_retry_goes_on(dsn: str
         assert await t.get(lead, "needs_review")
         [dead] = await t.dead(lead)
         assert dead["attempt"] == 3
+
+
+STATE = "SELECT status || ': ' || coalesce(reason, '-') FROM messages WHERE lead_id = $1"
+
+
+async def test_between_two_tries_a_message_is_scheduled_and_says_why(dsn: str) -> None:
+    """Mutants: `_postponed` passes a Fail on as it is; `messages_rescheduled` also after `sending`."""
+    async with scenario(dsn) as t:
+        t.engines.on("sms", Refuses(503, retry_after_s=3600))
+        lead = await t.lead()
+        await t.eventually("SELECT reason IS NOT NULL FROM messages WHERE lead_id = $1", lead)
+        assert await t.value(STATE, lead) == "scheduled: sms: HTTP 503: not today"
+        assert await t.value("SELECT count(*) FROM tasks WHERE kind = 'message'") == 1
+        await t.sql("INSERT INTO email_exclusions (address) SELECT phone FROM leads")
+        assert (await t.value(STATE, lead)).startswith("cancelled: excluded")
+        t.engines.well("sms")
+        await t.after(hours=2)
+        assert len(t.engines.requests("sms", lead=lead)) == 1
+
+
+async def test_what_may_have_gone_out_is_not_scheduled_again(dsn: str) -> None:
+    """Mutant: `_postponed` doesn't look at `unknown`."""
+    async with scenario(dsn, ENGINES__SMS__IDEMPOTENT="true") as t:
+        t.engines.on("sms", Drops(after_effect=False))
+        lead = await t.lead()
+        await t.eventually("SELECT EXISTS (SELECT FROM tasks WHERE error LIKE 'sms%')")
+        assert await t.value(STATE, lead) == "sending: -"
+
+
+async def test_a_message_whose_task_vanished_between_two_tries_is_found_by_the_sweep(dsn: str) -> None:
+    async with scenario(dsn, ENGINES__SMS__IDEMPOTENT="true") as t:
+        t.engines.on("sms", Drops(after_effect=False))
+        lead = await t.lead()
+        await t.eventually("SELECT EXISTS (SELECT FROM tasks WHERE error LIKE 'sms%')")
+        await t.stop()
+        await t.sql("DELETE FROM tasks")
+        t.engines.well("sms")
+        await t.start()
+        await t.sweep()
+        await t.until(lead, "AI_CONVERSATION")
 
 
 # Checks of the data

@@ -93,6 +93,15 @@ async def test_cancelling_the_task_resolves_it(dsn: str) -> None:
         assert await t.alerts(lead) == []
 
 
+async def test_an_archived_lead_says_so(dsn: str) -> None:
+    async with scenario(dsn) as t:
+        lead = await t.lead(stage="DEAD_LEAD")
+        await t.after(days=31)
+        await t.sweep()
+        assert await t.get(lead, "archived_at") is not None
+        assert len(await t.events(lead, "archived")) == 1
+
+
 async def test_erasing_the_lead_resolves_it(dsn: str) -> None:
     async with scenario(dsn) as t:
         lead, _ = await _refused(t)
