@@ -3,8 +3,8 @@
 PYTHON ?= python3
 JOBS ?= 2
 PYTEST_ARGS ?=
-# Debian packages that some tests can use; empty while the embedded PostgreSQL suffices.
-TEST_PACKAGES ?=
+# Debian packages that some tests need.
+TEST_PACKAGES ?= postgresql-15-plpgsql-check
 
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@echo "make run     the daemon with embedded PostgreSQL and a sandbox; Ctrl-C stops it"
 	@echo "make test    every check and test"
-	@echo "make check   format, lint, types, import rules: seconds"
+	@echo "make check   format, lint of Python and SQL, types, import rules: seconds"
 	@echo "make format  let ruff fix what it can"
 	@echo "make soak    long random fault runs"
 	@echo "make bench   measurements, half an hour; BENCH_SCALE=0.02 BENCH_PASSES=1 for a taste, PYTEST_ARGS='-k drain' for a part"
@@ -36,6 +36,7 @@ check: setup-dev
 	@$(BIN)/ruff format --check --quiet . || { echo 'formatting differs: make format'; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
+	@said=$$($(BIN)/squawk schema.sql daemon/migrations/*.sql 2>&1) || { echo "$$said"; exit 1; }
 	@said=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$said"; exit 1; }
 	@$(BIN)/python -m tests.support.documents --check
 
