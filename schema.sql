@@ -259,6 +259,11 @@ CREATE FUNCTION plain_address(address text) RETURNS text LANGUAGE sql IMMUTABLE 
                        ELSE regexp_replace(address, '[^0-9+]', '', 'g') END, '')
 $$;
 
+-- How numbers of one person end, however they begin: +44 7700 900123, 07700 900123. Seven digits: in some countries there are no more.
+CREATE FUNCTION phone_tail(address text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT right(orchestrator.plain_address(address), 7)
+$$;
+
 CREATE TABLE leads (
     id                      uuid PRIMARY KEY DEFAULT orchestrator.new_id(),
     pipeline                text NOT NULL DEFAULT 'vendor_acquisition',
@@ -313,7 +318,7 @@ CREATE UNIQUE INDEX leads_external ON leads (pipeline, source, external_id) WHER
 CREATE INDEX leads_deadline ON leads (deadline_at) WHERE deadline_at IS NOT NULL;
 CREATE INDEX leads_entry_pending ON leads ((pipeline || '.' || stage)) WHERE entry_pending;
 CREATE INDEX leads_email ON leads (orchestrator.plain_address(email)) WHERE email IS NOT NULL;
-CREATE INDEX leads_phone ON leads (orchestrator.plain_address(phone)) WHERE phone IS NOT NULL;
+CREATE INDEX leads_phone ON leads (orchestrator.phone_tail(phone)) WHERE phone IS NOT NULL;
 CREATE INDEX leads_review ON leads (created_at DESC, id) WHERE needs_review;
 CREATE INDEX leads_to_archive ON leads (stage_entered_at) WHERE stage = 'DEAD_LEAD' AND archived_at IS NULL;   -- no other lead is in it
 
@@ -395,7 +400,7 @@ CREATE TABLE contacts (
 );
 CREATE INDEX contacts_lead ON contacts (lead_id);
 CREATE INDEX contacts_email ON contacts (orchestrator.plain_address(email)) WHERE email IS NOT NULL;
-CREATE INDEX contacts_phone ON contacts (orchestrator.plain_address(phone)) WHERE phone IS NOT NULL;
+CREATE INDEX contacts_phone ON contacts (orchestrator.phone_tail(phone)) WHERE phone IS NOT NULL;
 
 -- Which lead a merged one lives on in. What it was known by at its source is never imported again.
 CREATE TABLE merged_leads (
@@ -821,7 +826,7 @@ BEGIN
         WHERE m.status = 'scheduled'
         UNION ALL   -- addressed by their lead alone
         SELECT m.id, f.reason FROM fresh f
-        JOIN leads l ON l.phone IS NOT NULL AND plain_address(l.phone) = plain_address(f.address)
+        JOIN leads l ON l.phone IS NOT NULL AND phone_tail(l.phone) = phone_tail(f.address) AND plain_address(l.phone) = plain_address(f.address)
         JOIN messages m ON m.lead_id = l.id AND m.status = 'scheduled' AND m.to_address IS NULL AND m.channel <> 'email'
         UNION ALL
         SELECT m.id, f.reason FROM fresh f

@@ -310,6 +310,34 @@ BEGIN
     RETURN true;
 END $$;
 
+CREATE FUNCTION phone_tail(address text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT right(orchestrator.plain_address(address), 7)
+$$;
+DROP INDEX leads_phone;
+CREATE INDEX leads_phone ON leads (orchestrator.phone_tail(phone)) WHERE phone IS NOT NULL;
+DROP INDEX contacts_phone;
+CREATE INDEX contacts_phone ON contacts (orchestrator.phone_tail(phone)) WHERE phone IS NOT NULL;
+
+CREATE OR REPLACE FUNCTION cancel_excluded() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE messages m SET status = 'cancelled', reason = 'excluded: ' || hit.reason
+    FROM (
+        SELECT m.id, f.reason FROM fresh f JOIN messages m ON plain_address(m.to_address) = plain_address(f.address)
+        WHERE m.status = 'scheduled'
+        UNION ALL   -- addressed by their lead alone
+        SELECT m.id, f.reason FROM fresh f
+        JOIN leads l ON l.phone IS NOT NULL AND phone_tail(l.phone) = phone_tail(f.address) AND plain_address(l.phone) = plain_address(f.address)
+        JOIN messages m ON m.lead_id = l.id AND m.status = 'scheduled' AND m.to_address IS NULL AND m.channel <> 'email'
+        UNION ALL
+        SELECT m.id, f.reason FROM fresh f
+        JOIN leads l ON l.email IS NOT NULL AND plain_address(l.email) = plain_address(f.address)
+        JOIN messages m ON m.lead_id = l.id AND m.status = 'scheduled' AND m.to_address IS NULL AND m.channel = 'email'
+    ) hit
+    WHERE m.id = hit.id AND m.id IN (SELECT id FROM messages WHERE id = hit.id AND status = 'scheduled' FOR NO KEY UPDATE SKIP LOCKED);
+    RETURN NULL;
+END $$;
+
 CREATE FUNCTION expect(came bigint[], expected bigint[]) RETURNS bigint[] LANGUAGE plpgsql AS $$
 BEGIN
     IF came <> expected THEN
