@@ -259,6 +259,11 @@ CREATE FUNCTION plain_address(address text) RETURNS text LANGUAGE sql IMMUTABLE 
                        ELSE regexp_replace(address, '[^0-9+]', '', 'g') END, '')
 $$;
 
+-- How numbers of one person end, however they begin: +44 7700 900123, 07700 900123. Seven digits: in some countries there are no more.
+CREATE FUNCTION phone_tail(address text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT right(orchestrator.plain_address(address), 7)
+$$;
+
 CREATE TABLE leads (
     id                      uuid PRIMARY KEY DEFAULT orchestrator.new_id(),
     pipeline                text NOT NULL DEFAULT 'vendor_acquisition',
@@ -313,7 +318,7 @@ CREATE UNIQUE INDEX leads_external ON leads (pipeline, source, external_id) WHER
 CREATE INDEX leads_deadline ON leads (deadline_at) WHERE deadline_at IS NOT NULL;
 CREATE INDEX leads_entry_pending ON leads ((pipeline || '.' || stage)) WHERE entry_pending;
 CREATE INDEX leads_email ON leads (orchestrator.plain_address(email)) WHERE email IS NOT NULL;
-CREATE INDEX leads_phone ON leads (orchestrator.plain_address(phone)) WHERE phone IS NOT NULL;
+CREATE INDEX leads_phone ON leads (orchestrator.phone_tail(phone)) WHERE phone IS NOT NULL;
 CREATE INDEX leads_review ON leads (created_at DESC, id) WHERE needs_review;
 CREATE INDEX leads_to_archive ON leads (stage_entered_at) WHERE stage = 'DEAD_LEAD' AND archived_at IS NULL;   -- no other lead is in it
 
@@ -331,27 +336,56 @@ CREATE TABLE pipeline_events (
 );
 CREATE INDEX pipeline_events_lead ON pipeline_events (lead_id, id);
 
--- How many leads sit in each stage. Counting a million takes longer than a sweep may, and one counter row per stage would
--- make movers wait for each other: so a statement that adds, moves or deletes leads adds a row per stage with the
--- difference, and the sweep folds these into the counts. The truth at any time is the sum of both: stage_sizes.
+-- How many leads sit in each stage, and how many have gone from one to another. Counting a million takes longer than a sweep
+-- may, and one counter row per stage would make movers wait for each other: so a statement that adds, moves or deletes
+-- leads adds a row per way, and the sweep folds these into the counts. The truth at any time is the sum of both:
+-- stage_sizes and transition_totals.
 CREATE TABLE stage_counts (
     pipeline text NOT NULL,
     stage    text NOT NULL,
     n        bigint NOT NULL,
     PRIMARY KEY (pipeline, stage)
 );
+CREATE TABLE transition_counts (
+    pipeline   text NOT NULL,
+    from_stage text NOT NULL,
+    to_stage   text NOT NULL,           -- the same: an illegal move was asked for, and the lead stayed
+    n          bigint NOT NULL,
+    PRIMARY KEY (pipeline, from_stage, to_stage)
+);
 CREATE TABLE stage_deltas (
-    pipeline text NOT NULL,
-    stage    text NOT NULL,
-    n        bigint NOT NULL
+    pipeline   text NOT NULL,
+    from_stage text,                    -- null: they came
+    to_stage   text,                    -- null: they are gone
+    n          bigint NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
 
 CREATE VIEW stage_sizes AS
 SELECT pipeline, stage, max(position) AS position, sum(n)::bigint AS n
 FROM (SELECT pipeline, name AS stage, position, 0 AS n FROM stages
       UNION ALL SELECT pipeline, stage, NULL, n FROM stage_counts
-      UNION ALL SELECT pipeline, stage, NULL, n FROM stage_deltas) AS of_stages
+      UNION ALL SELECT pipeline, to_stage, NULL, n FROM stage_deltas
+      UNION ALL SELECT pipeline, from_stage, NULL, -n FROM stage_deltas) AS of_stages
 GROUP BY pipeline, stage HAVING max(position) IS NOT NULL;
+
+CREATE VIEW transition_totals AS
+SELECT pipeline, from_stage, to_stage, sum(n)::bigint AS n
+FROM (SELECT pipeline, from_stage, to_stage, n FROM transition_counts
+      UNION ALL SELECT pipeline, from_stage, to_stage, n FROM stage_deltas WHERE num_nulls(from_stage, to_stage) = 0) AS of_ways
+GROUP BY pipeline, from_stage, to_stage;
+
+-- Whoever takes differences away has done with the sizes; the moves among them stay counted.
+CREATE FUNCTION keep_moves() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO transition_counts AS c (pipeline, from_stage, to_stage, n)
+    SELECT pipeline, from_stage, to_stage, sum(n) FROM taken WHERE num_nulls(from_stage, to_stage) = 0
+    GROUP BY pipeline, from_stage, to_stage ORDER BY pipeline, from_stage, to_stage
+    ON CONFLICT (pipeline, from_stage, to_stage) DO UPDATE SET n = c.n + excluded.n;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER stage_deltas_taken AFTER DELETE ON stage_deltas REFERENCING OLD TABLE AS taken
+    FOR EACH STATEMENT EXECUTE FUNCTION keep_moves();
 
 -- Further people of a lead, and the addresses of those that were merged into it.
 CREATE TABLE contacts (
@@ -366,7 +400,7 @@ CREATE TABLE contacts (
 );
 CREATE INDEX contacts_lead ON contacts (lead_id);
 CREATE INDEX contacts_email ON contacts (orchestrator.plain_address(email)) WHERE email IS NOT NULL;
-CREATE INDEX contacts_phone ON contacts (orchestrator.plain_address(phone)) WHERE phone IS NOT NULL;
+CREATE INDEX contacts_phone ON contacts (orchestrator.phone_tail(phone)) WHERE phone IS NOT NULL;
 
 -- Which lead a merged one lives on in. What it was known by at its source is never imported again.
 CREATE TABLE merged_leads (
@@ -567,7 +601,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg
 BEGIN
     INSERT INTO pipeline_events (lead_id, event_type, to_stage, actor, created_at)
     SELECT id, 'created', stage, coalesce(moved_by, session_user), created_at FROM fresh;
-    INSERT INTO stage_deltas (pipeline, stage, n) SELECT pipeline, stage, count(*) FROM fresh GROUP BY pipeline, stage;
+    INSERT INTO stage_deltas (pipeline, to_stage, n) SELECT pipeline, stage, count(*) FROM fresh GROUP BY pipeline, stage;
     INSERT INTO tasks (kind, key, payload, run_at)
     SELECT s.entry_kind, 'lead:' || f.id, jsonb_build_object('lead_id', f.id, 'stage_seq', 1), statement_timestamp() + c.shift
     FROM clock_shift c CROSS JOIN fresh f JOIN stages s ON s.pipeline = f.pipeline AND s.name = f.stage WHERE f.entry_pending
@@ -587,9 +621,8 @@ BEGIN
                CASE WHEN move_reason IS NULL THEN '{}' ELSE jsonb_build_object('reason', move_reason) END,
                moved_by, moved_task, stage_entered_at
         FROM fresh WHERE touched & 1 > 0;
-        INSERT INTO stage_deltas (pipeline, stage, n)
-        SELECT f.pipeline, d.stage, sum(d.n) FROM fresh f CROSS JOIN LATERAL (VALUES (f.stage, 1), (f.left_stage, -1)) AS d(stage, n)
-        WHERE f.touched & 1 > 0 GROUP BY f.pipeline, d.stage HAVING sum(d.n) <> 0;
+        INSERT INTO stage_deltas (pipeline, from_stage, to_stage, n)
+        SELECT pipeline, left_stage, stage, count(*) FROM fresh WHERE touched & 1 > 0 GROUP BY pipeline, left_stage, stage;
         INSERT INTO tasks (kind, key, payload, run_at)
         SELECT s.entry_kind, 'lead:' || f.id, jsonb_build_object('lead_id', f.id, 'stage_seq', f.stage_seq),
                statement_timestamp() + c.shift
@@ -618,7 +651,7 @@ CREATE TRIGGER leads_updated AFTER UPDATE ON leads REFERENCING NEW TABLE AS fres
 CREATE FUNCTION leads_after_delete() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO stage_deltas (pipeline, stage, n) SELECT pipeline, stage, -count(*) FROM gone GROUP BY pipeline, stage;
+    INSERT INTO stage_deltas (pipeline, from_stage, n) SELECT pipeline, stage, count(*) FROM gone GROUP BY pipeline, stage;
     RETURN NULL;
 END $$;
 CREATE TRIGGER leads_gone AFTER DELETE ON leads REFERENCING OLD TABLE AS gone
@@ -795,7 +828,7 @@ BEGIN
         WHERE m.status = 'scheduled'
         UNION ALL   -- addressed by their lead alone
         SELECT m.id, f.reason FROM fresh f
-        JOIN leads l ON l.phone IS NOT NULL AND plain_address(l.phone) = plain_address(f.address)
+        JOIN leads l ON l.phone IS NOT NULL AND phone_tail(l.phone) = phone_tail(f.address) AND plain_address(l.phone) = plain_address(f.address)
         JOIN messages m ON m.lead_id = l.id AND m.status = 'scheduled' AND m.to_address IS NULL AND m.channel <> 'email'
         UNION ALL
         SELECT m.id, f.reason FROM fresh f
@@ -1307,6 +1340,7 @@ BEGIN
         INSERT INTO pipeline_events (lead_id, event_type, from_stage, to_stage, metadata, actor)
         VALUES (lead, 'invalid_transition_attempt', l.stage, request_transition.to_stage,
                 jsonb_build_object('reason', reason, 'legal_targets', legal_targets(l.pipeline, l.stage)), coalesce(actor, session_user));
+        INSERT INTO stage_deltas (pipeline, from_stage, to_stage, n) VALUES (l.pipeline, l.stage, l.stage, 1);
         PERFORM flag_lead(lead, format('illegal move asked for: %s to %s', l.stage, request_transition.to_stage));
         RETURN false;
     END IF;
@@ -1641,7 +1675,9 @@ BEGIN
     IF pg_try_advisory_xact_lock(1869767531) THEN
         WITH folded AS (DELETE FROM stage_deltas RETURNING *)
         INSERT INTO stage_counts AS c (pipeline, stage, n)
-        SELECT pipeline, stage, sum(n) FROM folded GROUP BY pipeline, stage
+        SELECT pipeline, d.stage, sum(d.n)
+        FROM folded f CROSS JOIN LATERAL (VALUES (f.to_stage, f.n), (f.from_stage, -f.n)) AS d(stage, n)
+        WHERE d.stage IS NOT NULL GROUP BY pipeline, d.stage
         ON CONFLICT (pipeline, stage) DO UPDATE SET n = c.n + excluded.n;
     END IF;
 END $$;

@@ -22,15 +22,10 @@ class Metrics:
         self.queue_tasks = Gauge("orchestrator_queue_tasks", "Tasks in the queue", ["status"], registry=r)
         self.queue_oldest_age = Gauge("orchestrator_queue_oldest_age_seconds", "Age of the oldest due task", registry=r)
         self.leads = Gauge("orchestrator_leads", "Leads per stage", ["pipeline", "stage"], registry=r)
-        self.transitions = Counter(
-            "orchestrator_transitions",
-            "Stage changes by this daemon",
-            ["pipeline", "from_stage", "to_stage"],
-            registry=r,
+        self.transitions = Tally(
+            "orchestrator_transitions", "Stage changes, whoever made them", ["pipeline", "from_stage", "to_stage"], r
         )
-        self.invalid_transitions = Counter(
-            "orchestrator_invalid_transitions", "Moves refused or dropped", ["pipeline"], registry=r
-        )
+        self.invalid_transitions = Tally("orchestrator_invalid_transitions", "Illegal moves asked for", ["pipeline"], r)
         self.engine_calls = Counter("orchestrator_engine_calls", "Calls to engines", ["engine", "outcome"], registry=r)
         self.engine_seconds = Histogram(
             "orchestrator_engine_call_seconds", "Time in a call", ["engine"], buckets=SLOW, registry=r

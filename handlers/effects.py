@@ -5,7 +5,6 @@ order of STATEMENTS; what touches a lead holds that lead's row first and waits f
 each row as it is when its turn comes; what differs from what the handler saw is then written step by step.
 """
 
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
@@ -64,17 +63,13 @@ class Move:
     else_flag: str | None = None  # what a person is told if the move is dropped
     facts: Json | None = None  # this and the next are kept, even if the move is dropped
     last_outbound_at: datetime | None = None
-    path: tuple[str, str] = field(
-        default=("", ""), metadata=NO_COLUMN
-    )  # pipeline and stage that it leaves, for metrics
 
     @classmethod
     def of(
         cls, lead: Lead, to_stage: str, reason: str, data: Json | None = None, else_flag: str | None = None
     ) -> "Move":
         """The move of this lead out of its present stage entry."""
-        path = (lead.pipeline, lead.stage)
-        return cls(lead.id, lead.stage_seq, to_stage, reason, data, else_flag=else_flag, path=path)
+        return cls(lead.id, lead.stage_seq, to_stage, reason, data, else_flag=else_flag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,10 +265,8 @@ class Writer:
         await queue.enqueue(conn, _all(NewTask, by_type))
 
     def observe(self, metrics: Metrics, effects: Sequence[tuple[Task, Effects]]) -> None:
-        """Count moves, messages and replies."""
+        """Count messages and replies."""
         by_type = _by_type(effects)
-        for (path, to_stage), n in Counter((e.path, e.to_stage) for e in _all(Move, by_type)).items():
-            metrics.transitions.labels(*path, to_stage).inc(n)
         for ended in _all(MessageEnded, by_type):
             metrics.sends.labels(ended.channel, ended.status).inc()
         for reply in _all(ReplyRead, by_type):

@@ -86,6 +86,8 @@ def _set_gauges(metrics: Metrics, counts: Counts | None) -> None:
     metrics.queue_tasks.clear()
     metrics.leads.clear()
     metrics.budget_used.clear()
+    metrics.transitions.show(counts.transitions if counts else {})
+    metrics.invalid_transitions.show(counts.invalid_transitions if counts else {})
     metrics.campaign_runs.show(counts.runs if counts else {})
     metrics.approvals.show(counts.approvals if counts else {})
     metrics.queue_oldest_age.set(counts.queue.oldest_age_s if counts else float("nan"))

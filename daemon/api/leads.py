@@ -12,7 +12,6 @@ from daemon.api.paging import IdCursor, NewestCursor, Page, page_of
 from daemon.api.problems import Flaw, Problem
 from daemon.api.route import Answer, Api, Given, Input, Nothing, Route, Success, Text, Words
 from daemon.db import Connection, Statements
-from daemon.metrics import Metrics
 
 SQL = Statements("daemon.api", "leads.sql")
 _WHOLE_ADDRESS = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+|\+[\d\s().-]{7,}")
@@ -189,15 +188,14 @@ async def move_lead(api: Api, given: Given[LeadId, Nothing, Move]) -> Answer:
             elif not await conn.fetchval(SQL["request_transition"], *wish):
                 refused = await conn.fetchrow(SQL["why_refused"], lead, move.to)
         if refused is not None:  # only now: the refusal's own event is to stay
-            _refuse(api.daemon.metrics, dict(refused), move.to)
+            _refuse(dict(refused), move.to)
         return await answer_with(conn, lead)
 
 
-def _refuse(metrics: Metrics, why: Mapping[str, Any], to: str) -> NoReturn:
+def _refuse(why: Mapping[str, Any], to: str) -> NoReturn:
     if why["legal"]:
         flaws = [Flaw(("data", name), f"is required to enter {to}") for name in why["missing"]]
         raise Problem(409, f"a lead enters {to} only with: {', '.join(why['missing'])}", flaws)
-    metrics.invalid_transitions.labels(why["pipeline"]).inc()
     legal = why["targets"]
     raise Problem(
         409,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SQL = Statements("daemon.api", "health.sql")
 SHARE = 0.02
 """At most this share of one connection's time goes into a reading, however large the tables are."""
-COUNTED = ("leads_by_stage", "runs_ended", "approvals_decided")
+COUNTED = ("leads_by_stage", "transitions", "invalid_transitions", "runs_ended", "approvals_decided")
 
 log = get_logger("api")
 T = TypeVar("T")
@@ -67,6 +67,8 @@ class Counts:
 
     queue: QueueState
     leads: Mapping[tuple[str, ...], int]  # by pipeline and stage
+    transitions: Mapping[tuple[str, ...], int]  # by pipeline and both stages
+    invalid_transitions: Mapping[tuple[str, ...], int]  # by pipeline
     runs: Mapping[tuple[str, ...], int]  # ended, by campaign and status
     approvals: Mapping[tuple[str, ...], int]  # by checkpoint and decision
     budgets: Mapping[tuple[str, str], float]  # the used share, by campaign and window
@@ -88,10 +90,11 @@ class Readings:
     async def _read_counts(self) -> Counts:
         queue = await self._read_queue()
         async with self._pool.acquire() as conn:
-            leads, runs, approvals = [await _counted(conn, name) for name in COUNTED]
-            return Counts(queue, leads, runs, approvals, await self._daemon.catalogue.budgets_used(conn))
+            leads, moves, refused, runs, approvals = [await _counted(conn, name) for name in COUNTED]
+            budgets = await self._daemon.catalogue.budgets_used(conn)
+        return Counts(queue, leads, moves, refused, runs, approvals, budgets)
 
 
 async def _counted(conn: Connection, name: str) -> Mapping[tuple[str, ...], int]:
-    """A count by two texts."""
-    return {(first, second): n for first, second, n in await conn.fetch(SQL[name])}
+    """A count by some texts, its last column."""
+    return {tuple(labels): n for *labels, n in await conn.fetch(SQL[name])}

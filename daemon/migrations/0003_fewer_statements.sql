@@ -3,6 +3,9 @@
 
 SET LOCAL search_path = orchestrator, pg_catalog;
 
+-- Whoever writes meanwhile waits: the differences of the old kind are folded once for all.
+LOCK TABLE leads, stage_deltas;
+
 ALTER TABLE stages ADD initial boolean NOT NULL DEFAULT false, ADD entered_from text[] NOT NULL DEFAULT '{}',
     ADD shift interval NOT NULL DEFAULT '0', ADD merges boolean NOT NULL DEFAULT false;
 
@@ -171,7 +174,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg
 BEGIN
     INSERT INTO pipeline_events (lead_id, event_type, to_stage, actor, created_at)
     SELECT id, 'created', stage, coalesce(moved_by, session_user), created_at FROM fresh;
-    INSERT INTO stage_deltas (pipeline, stage, n) SELECT pipeline, stage, count(*) FROM fresh GROUP BY pipeline, stage;
+    INSERT INTO stage_deltas (pipeline, to_stage, n) SELECT pipeline, stage, count(*) FROM fresh GROUP BY pipeline, stage;
     INSERT INTO tasks (kind, key, payload, run_at)
     SELECT s.entry_kind, 'lead:' || f.id, jsonb_build_object('lead_id', f.id, 'stage_seq', 1), statement_timestamp() + c.shift
     FROM clock_shift c CROSS JOIN fresh f JOIN stages s ON s.pipeline = f.pipeline AND s.name = f.stage WHERE f.entry_pending
@@ -191,9 +194,8 @@ BEGIN
                CASE WHEN move_reason IS NULL THEN '{}' ELSE jsonb_build_object('reason', move_reason) END,
                moved_by, moved_task, stage_entered_at
         FROM fresh WHERE touched & 1 > 0;
-        INSERT INTO stage_deltas (pipeline, stage, n)
-        SELECT f.pipeline, d.stage, sum(d.n) FROM fresh f CROSS JOIN LATERAL (VALUES (f.stage, 1), (f.left_stage, -1)) AS d(stage, n)
-        WHERE f.touched & 1 > 0 GROUP BY f.pipeline, d.stage HAVING sum(d.n) <> 0;
+        INSERT INTO stage_deltas (pipeline, from_stage, to_stage, n)
+        SELECT pipeline, left_stage, stage, count(*) FROM fresh WHERE touched & 1 > 0 GROUP BY pipeline, left_stage, stage;
         INSERT INTO tasks (kind, key, payload, run_at)
         SELECT s.entry_kind, 'lead:' || f.id, jsonb_build_object('lead_id', f.id, 'stage_seq', f.stage_seq),
                statement_timestamp() + c.shift
@@ -211,6 +213,128 @@ BEGIN
         WHERE id IN (SELECT m.id FROM messages m JOIN fresh f ON f.id = m.lead_id
                      WHERE f.touched & 4 > 0 AND m.status = 'scheduled' FOR NO KEY UPDATE OF m SKIP LOCKED);
     END IF;
+    RETURN NULL;
+END $$;
+
+INSERT INTO stage_counts AS c (pipeline, stage, n) SELECT pipeline, stage, sum(n) FROM stage_deltas GROUP BY pipeline, stage
+ON CONFLICT (pipeline, stage) DO UPDATE SET n = c.n + excluded.n;
+DROP VIEW stage_sizes;
+DROP TABLE stage_deltas;
+CREATE TABLE transition_counts (
+    pipeline   text NOT NULL,
+    from_stage text NOT NULL,
+    to_stage   text NOT NULL,
+    n          bigint NOT NULL,
+    PRIMARY KEY (pipeline, from_stage, to_stage)
+);
+CREATE TABLE stage_deltas (
+    pipeline   text NOT NULL,
+    from_stage text,
+    to_stage   text,
+    n          bigint NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
+
+CREATE VIEW stage_sizes AS
+SELECT pipeline, stage, max(position) AS position, sum(n)::bigint AS n
+FROM (SELECT pipeline, name AS stage, position, 0 AS n FROM stages
+      UNION ALL SELECT pipeline, stage, NULL, n FROM stage_counts
+      UNION ALL SELECT pipeline, to_stage, NULL, n FROM stage_deltas
+      UNION ALL SELECT pipeline, from_stage, NULL, -n FROM stage_deltas) AS of_stages
+GROUP BY pipeline, stage HAVING max(position) IS NOT NULL;
+
+CREATE VIEW transition_totals AS
+SELECT pipeline, from_stage, to_stage, sum(n)::bigint AS n
+FROM (SELECT pipeline, from_stage, to_stage, n FROM transition_counts
+      UNION ALL SELECT pipeline, from_stage, to_stage, n FROM stage_deltas WHERE num_nulls(from_stage, to_stage) = 0) AS of_ways
+GROUP BY pipeline, from_stage, to_stage;
+
+CREATE FUNCTION keep_moves() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO transition_counts AS c (pipeline, from_stage, to_stage, n)
+    SELECT pipeline, from_stage, to_stage, sum(n) FROM taken WHERE num_nulls(from_stage, to_stage) = 0
+    GROUP BY pipeline, from_stage, to_stage ORDER BY pipeline, from_stage, to_stage
+    ON CONFLICT (pipeline, from_stage, to_stage) DO UPDATE SET n = c.n + excluded.n;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER stage_deltas_taken AFTER DELETE ON stage_deltas REFERENCING OLD TABLE AS taken
+    FOR EACH STATEMENT EXECUTE FUNCTION keep_moves();
+
+CREATE OR REPLACE FUNCTION leads_after_delete() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO stage_deltas (pipeline, from_stage, n) SELECT pipeline, stage, count(*) FROM gone GROUP BY pipeline, stage;
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE FUNCTION fold_stage_counts() RETURNS void
+LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    IF pg_try_advisory_xact_lock(1869767531) THEN
+        WITH folded AS (DELETE FROM stage_deltas RETURNING *)
+        INSERT INTO stage_counts AS c (pipeline, stage, n)
+        SELECT pipeline, d.stage, sum(d.n)
+        FROM folded f CROSS JOIN LATERAL (VALUES (f.to_stage, f.n), (f.from_stage, -f.n)) AS d(stage, n)
+        WHERE d.stage IS NOT NULL GROUP BY pipeline, d.stage
+        ON CONFLICT (pipeline, stage) DO UPDATE SET n = c.n + excluded.n;
+    END IF;
+END $$;
+
+CREATE OR REPLACE FUNCTION request_transition(lead uuid, to_stage text, actor text, reason text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+DECLARE
+    l leads;
+    missing text[];
+BEGIN
+    SELECT * INTO l FROM leads WHERE id = lead FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no lead %', lead USING ERRCODE = 'P0002';
+    END IF;
+    IF NOT EXISTS (SELECT FROM transitions t WHERE t.pipeline = l.pipeline AND t.from_stage = l.stage AND t.to_stage = request_transition.to_stage) THEN
+        INSERT INTO pipeline_events (lead_id, event_type, from_stage, to_stage, metadata, actor)
+        VALUES (lead, 'invalid_transition_attempt', l.stage, request_transition.to_stage,
+                jsonb_build_object('reason', reason, 'legal_targets', legal_targets(l.pipeline, l.stage)), coalesce(actor, session_user));
+        INSERT INTO stage_deltas (pipeline, from_stage, to_stage, n) VALUES (l.pipeline, l.stage, l.stage, 1);
+        PERFORM flag_lead(lead, format('illegal move asked for: %s to %s', l.stage, request_transition.to_stage));
+        RETURN false;
+    END IF;
+    SELECT missing_fields(l.data, s.required) INTO missing FROM stages s WHERE s.pipeline = l.pipeline AND s.name = request_transition.to_stage;
+    IF missing <> '{}' THEN
+        INSERT INTO pipeline_events (lead_id, event_type, from_stage, to_stage, metadata, actor)
+        VALUES (lead, 'missing_fields', l.stage, request_transition.to_stage,
+                jsonb_build_object('missing', to_jsonb(missing), 'reason', reason), coalesce(actor, session_user));
+        RETURN false;
+    END IF;
+    UPDATE leads SET stage = request_transition.to_stage, moved_by = coalesce(actor, session_user), move_reason = reason, moved_task = NULL
+    WHERE id = lead;
+    RETURN true;
+END $$;
+
+CREATE FUNCTION phone_tail(address text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT right(orchestrator.plain_address(address), 7)
+$$;
+DROP INDEX leads_phone;
+CREATE INDEX leads_phone ON leads (orchestrator.phone_tail(phone)) WHERE phone IS NOT NULL;
+DROP INDEX contacts_phone;
+CREATE INDEX contacts_phone ON contacts (orchestrator.phone_tail(phone)) WHERE phone IS NOT NULL;
+
+CREATE OR REPLACE FUNCTION cancel_excluded() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE messages m SET status = 'cancelled', reason = 'excluded: ' || hit.reason
+    FROM (
+        SELECT m.id, f.reason FROM fresh f JOIN messages m ON plain_address(m.to_address) = plain_address(f.address)
+        WHERE m.status = 'scheduled'
+        UNION ALL   -- addressed by their lead alone
+        SELECT m.id, f.reason FROM fresh f
+        JOIN leads l ON l.phone IS NOT NULL AND phone_tail(l.phone) = phone_tail(f.address) AND plain_address(l.phone) = plain_address(f.address)
+        JOIN messages m ON m.lead_id = l.id AND m.status = 'scheduled' AND m.to_address IS NULL AND m.channel <> 'email'
+        UNION ALL
+        SELECT m.id, f.reason FROM fresh f
+        JOIN leads l ON l.email IS NOT NULL AND plain_address(l.email) = plain_address(f.address)
+        JOIN messages m ON m.lead_id = l.id AND m.status = 'scheduled' AND m.to_address IS NULL AND m.channel = 'email'
+    ) hit
+    WHERE m.id = hit.id AND m.id IN (SELECT id FROM messages WHERE id = hit.id AND status = 'scheduled' FOR NO KEY UPDATE SKIP LOCKED);
     RETURN NULL;
 END $$;
 

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from daemon.db import Connection, Statements
 from daemon.task import URGENT, NewTask, Task
+from handlers.addresses import normal_address
 from handlers.effects import Alert, Effects, ReplyRead, Writer, id_in
 from handlers.lead import Lead
 
@@ -36,7 +37,11 @@ class Replies(Writer):
     async def load(self, conn: Connection, tasks: Sequence[Task]) -> Mapping[int, Mail]:
         """Each task's reply with its lead."""
         rows = await conn.fetch(SQL["load"], [t.payload["reply_id"] for t in tasks])
-        mails = {str(r["reply_id"]): Mail(r, Lead(r["lead"]) if r["lead"] else None) for r in rows}
+        mails: dict[str, Mail] = {}
+        for row in rows:
+            found = mails.get(str(row["reply_id"]))
+            if found is None or found.lead is None:
+                mails[str(row["reply_id"])] = Mail(row, _sender(row))
         return {t.id: mails[t.payload["reply_id"]] for t in tasks if t.payload["reply_id"] in mails}
 
     def bury(self, task: Task, error: str, unknown: bool) -> Effects:
@@ -52,6 +57,20 @@ class Replies(Writer):
     async def cancel(self, conn: Connection, kind: str, payload: Mapping[str, Any]) -> None:
         """A person doesn't want this reply handled."""
         await conn.execute(SQL["handled"], id_in(payload, "reply_id"))
+
+
+def _sender(row: Mapping[str, Any]) -> Lead | None:
+    """The lead of this row, if the reply is from it."""
+    if row["lead"] is None:
+        return None
+    lead = Lead(row["lead"])
+    return lead if row["spelt"] is None or _are_one(row["spelt"], row["from_address"], lead.row["country"]) else None
+
+
+def _are_one(number: str, sender: str, country: str | None) -> bool:
+    """Whether both, as they are written there, are one number."""
+    plain = normal_address(number, "sms", country)
+    return plain is not None and plain == normal_address(sender, "sms", country)
 
 
 def route_of(payload: Mapping[str, Any], lead_id: Any) -> NewTask:

@@ -13,17 +13,19 @@ WHERE m.id = d.id AND m.status IN ('scheduled', 'sending')
   AND NOT EXISTS (SELECT FROM leads l WHERE l.id = m.lead_id AND (l.do_not_contact OR l.stage_seq <> m.stage_seq))
   AND NOT EXISTS (
       SELECT FROM email_exclusions x
-      WHERE plain_address(x.address) IN (plain_address(d.address), erased_hash(d.address), erased_hash(    -- or as it is written
-          coalesce(m.to_address, (SELECT CASE m.channel WHEN 'email' THEN l.email ELSE l.phone END FROM leads l WHERE l.id = m.lead_id)))))
+      WHERE plain_address(x.address) = ANY (ARRAY(  -- as it goes out, and as it is written
+          SELECT unnest(ARRAY[plain_address(a.address), erased_hash(a.address)])
+          FROM (VALUES (d.address), (coalesce(m.to_address, (
+              SELECT CASE m.channel WHEN 'email' THEN l.email ELSE l.phone END FROM leads l WHERE l.id = m.lead_id)))) AS a(address))))
 RETURNING m.id
 
 -- name: refusals
 SELECT m.id, why.reason, CASE WHEN why.reason IS NULL THEN clock() + interval '1 second' END AS until
 FROM unnest($1::uuid[], $2::text[]) AS d(id, address) JOIN messages m ON m.id = d.id
 LEFT JOIN leads l ON l.id = m.lead_id
+CROSS JOIN LATERAL (SELECT coalesce(m.to_address, CASE m.channel WHEN 'email' THEN l.email ELSE l.phone END)) AS w(written)
 LEFT JOIN email_exclusions x
-       ON plain_address(x.address) IN (plain_address(d.address), erased_hash(d.address),
-                                       erased_hash(coalesce(m.to_address, CASE m.channel WHEN 'email' THEN l.email ELSE l.phone END)))
+       ON plain_address(x.address) IN (plain_address(d.address), plain_address(w.written), erased_hash(d.address), erased_hash(w.written))
 CROSS JOIN LATERAL (SELECT CASE
     WHEN m.status NOT IN ('scheduled', 'sending') THEN 'the message is ' || m.status
     WHEN l.do_not_contact THEN 'do not contact'

@@ -165,6 +165,34 @@ async def test_metrics_show_what_became_of_runs_budgets_and_requests(dsn: str, c
     assert "# TYPE orchestrator_campaign_runs_total counter" in text
 
 
+async def test_moves_and_refusals_are_counted_whoever_made_them(dsn: str, conn: Connection) -> None:
+    """Mutant: have `request_transition` write no row into stage_deltas, and the last line is 0 of 3."""
+    moved, asked, forced = [
+        await conn.fetchval("INSERT INTO leads (name, phone) VALUES ('Ann', '+15550001234') RETURNING id")
+        for _ in range(3)
+    ]
+    await conn.execute("UPDATE leads SET stage = 'AI_CONVERSATION' WHERE id = $1", moved)
+    await conn.execute("SELECT fold_stage_counts()")
+    assert await conn.fetchval("SELECT request_transition($1, 'AI_CONVERSATION', 'Ann', 'r')", asked)
+    await conn.execute("SELECT override_stage($1, 'COMPLETED', 'Ann', 'r')", forced)
+    for _ in range(2):
+        assert not await conn.fetchval("SELECT request_transition($1, 'OFFER_MADE', 'Ann', 'r')", forced)
+    await conn.execute("DELETE FROM tasks")
+    async with serving(dsn) as api:
+        (await api.post(f"/api/leads/{asked}/transition", {"to": "COMPLETED", "reason": "r"})).problem(409)
+        await conn.execute("DELETE FROM leads WHERE id = $1", forced)
+        text = (await api.ask("GET", "/metrics")).raw.decode()
+    samples = [s for f in text_string_to_metric_families(text) for s in f.samples]
+    moves = {
+        (s.labels["from_stage"], s.labels["to_stage"]): s.value
+        for s in samples
+        if s.name == "orchestrator_transitions_total" and s.labels["pipeline"] == "vendor_acquisition"
+    }
+    refused = {s.labels["pipeline"]: s.value for s in samples if s.name == "orchestrator_invalid_transitions_total"}
+    assert moves == {("NEW_LEAD", "AI_CONVERSATION"): 2, ("NEW_LEAD", "COMPLETED"): 1}
+    assert refused == {"vendor_acquisition": 3}
+
+
 async def test_scraping_in_a_loop_reads_the_database_once(dsn: str, conn: Connection) -> None:
     async with serving(dsn) as api:
         first = (await api.ask("GET", "/metrics")).raw

@@ -1,5 +1,7 @@
 """Who has said no hears nothing more, however the no was spelt and whatever else was going on."""
 
+from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -33,7 +35,7 @@ async def later(t: Timeline, lead: UUID | None, **columns: str) -> UUID:
     return found
 
 
-async def talking(t: Timeline, **columns: str) -> UUID:
+async def talking(t: Timeline, **columns: Any) -> UUID:
     """A lead to whom nothing happens by itself for a day."""
     lead = await t.lead(stage="AI_CONVERSATION", **columns)
     await t.quiet()
@@ -178,6 +180,68 @@ async def test_an_email_address_is_known_however_its_sender_writes_it(dsn: str, 
         await opted_out(t, lead)
         await t.expect(other, "AI_CONVERSATION")
         assert await t.value("SELECT address FROM email_exclusions WHERE address LIKE '%@%'") == "ann@x.com"
+
+
+# However the number is written
+
+
+@pytest.mark.parametrize(("phone", "sender"), [
+    ("07700 930124", "+447700930124"), ("+44 7700 930124", "07700930124"), ("0044 7700 930124", "+447700930124"),
+])  # fmt: skip
+async def test_a_number_in_another_spelling_is_known(dsn: str, phone: str, sender: str) -> None:
+    """Mutant: have `_are_one` leave out the country, and the first of the three is nobody we know."""
+    async with scenario(dsn) as t:
+        lead = await talking(t, phone=phone, country="GB")
+        reply = await t.reply(lead, "STOP", from_address=sender)
+        await opted_out(t, lead)
+        assert await t.value("SELECT lead_id FROM replies WHERE id = $1", reply) == lead
+        assert await t.value("SELECT '+447700930124' IN (SELECT address FROM email_exclusions)")
+
+
+async def test_a_contacts_number_is_known_by_its_leads_country(dsn: str) -> None:
+    async with scenario(dsn) as t:
+        lead = await talking(t, country="DK")
+        await t.sql("INSERT INTO contacts (lead_id, phone) VALUES ($1, '32 12 34 56')", lead)
+        await t.reply(lead, "STOP", from_address="+4532123456")
+        await opted_out(t, lead)
+
+
+@pytest.mark.parametrize(("phone", "country"), [
+    ("07700 930124", "IE"), ("07700 930124", None), ("+1 770 093 0124", "GB"), ("07711 930124", "GB"),
+])  # fmt: skip
+async def test_a_number_that_only_ends_alike_is_another_one(dsn: str, phone: str, country: str | None) -> None:
+    """Mutant: have `_sender` take every lead of a row, and a stranger speaks for this one."""
+    async with scenario(dsn) as t:
+        lead = await talking(t, phone=phone, country=country)
+        reply = await t.reply(lead, "STOP", from_address="+447700930124")
+        await t.expect(lead, "AI_CONVERSATION")
+        assert not await t.get(lead, "do_not_contact")
+        assert await t.value("SELECT lead_id IS NULL AND status = 'needs_person' FROM replies WHERE id = $1", reply)
+
+
+@pytest.mark.parametrize("days", [(1, 2), (2, 1)])
+async def test_of_several_spellings_the_latest_contacted_is_meant(dsn: str, days: tuple[int, int]) -> None:
+    """Mutant: order the rows of `load` by the reply alone, and it is always the one in another spelling."""
+    alike, other, stranger = [datetime(2026, 1, day, tzinfo=UTC) for day in (*days, 3)]
+    async with scenario(dsn) as t:
+        leads = {
+            alike: await talking(t, phone="+447700930124", last_outbound_at=alike),
+            other: await talking(t, phone="07700 930124", country="GB", last_outbound_at=other),
+            stranger: await talking(t, phone="+1 770 093 0124", last_outbound_at=stranger),
+        }
+        reply = await t.reply(leads[alike], "STOP")
+        assert await t.value("SELECT lead_id FROM replies WHERE id = $1", reply) == leads[max(alike, other)]
+
+
+async def test_an_exclusion_counts_as_it_is_written_too(dsn: str) -> None:
+    """Mutant: have `admit` ask for plain_address(d.address) alone, and the number is written to as +447700930124."""
+    async with scenario(dsn) as t:
+        await t.sql("INSERT INTO email_exclusions (address) VALUES ('07700-930124')")
+        lead = await t.lead(phone="07700 930124", country="GB")
+        await t.quiet()
+        hello = await t.message(lead, "INITIAL_CONTACT")
+        assert (hello["status"], hello["reason"]) == ("suppressed", "excluded: manual")
+        assert t.engines.requests("sms") == []
 
 
 # What is no address

@@ -1,4 +1,4 @@
-"""However leads come, move and go: what is kept about the stages is what a count would find."""
+"""However leads come, move and go: what is kept about stages and moves is what a count would find."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -19,6 +19,10 @@ from tests.support.postgres import Server
 STAGES: Final = [s.name for s in VENDOR.stages]
 KEPT: Final = "SELECT stage, n FROM stage_sizes WHERE n <> 0 ORDER BY stage"
 REAL: Final = "SELECT stage, count(*) AS n FROM leads GROUP BY stage ORDER BY stage"
+KEPT_MOVES: Final = "SELECT from_stage, to_stage, n FROM transition_totals"
+REAL_MOVES: Final = """
+SELECT from_stage, CASE event_type WHEN 'stage_change' THEN to_stage ELSE from_stage END, count(*)
+FROM pipeline_events WHERE event_type IN ('stage_change', 'invalid_transition_attempt') GROUP BY 1, 2"""
 ACTS: Final = {
     "insert": "INSERT INTO leads (name, stage) SELECT 'Ann', $1 FROM generate_series(1, 3)",
     "insert nobody": "INSERT INTO leads (name, stage) SELECT 'Ann', $1 WHERE false",
@@ -27,6 +31,7 @@ ACTS: Final = {
     "crosswise": "UPDATE leads SET stage = CASE stage WHEN 'OFFER_MADE' THEN 'VIDEO_SENT' ELSE $1 END"
     " WHERE stage IN ('OFFER_MADE', 'DUE_DILIGENCE')",
     "override": "SELECT override_stage(id, $1, 'Ann', 'because') FROM leads WHERE stage <> $1",
+    "request": "SELECT request_transition(id, $1, 'Ann', 'because') FROM leads",
     "touch": "UPDATE leads SET city = $1",
     "delete": "DELETE FROM leads WHERE stage = $1",
     "truncate": "TRUNCATE leads CASCADE",
@@ -95,8 +100,9 @@ async def _do(conn: Connection, act: Act) -> None:
 
 
 async def _differences(conn: Connection) -> list[Any]:
-    kept, real = [[tuple(row) for row in await conn.fetch(sql)] for sql in (KEPT, REAL)]
-    return [row for row in (*kept, *real) if (row in kept) != (row in real)]
+    found = [[tuple(row) for row in await conn.fetch(sql)] for sql in (KEPT, KEPT_MOVES, REAL, REAL_MOVES)]
+    kept, real = {*found[0], *found[1]}, {*found[2], *found[3]}
+    return list(kept ^ real)
 
 
 async def _play(conn: Connection, history: Sequence[Act]) -> list[Any]:
@@ -129,8 +135,10 @@ def test_two_at_once_lose_no_lead(scene: Scene, histories: list[list[Act]]) -> N
 
 
 MUTANTS = (
-    InFunction("moves unseen", "leads_after_update", "(f.left_stage, -1)", "(f.left_stage, 0)"),
-    InFunction("deleted ones stay", "leads_after_delete", "-count(*)", "0"),
+    InFunction("moves unseen", "leads_after_update", "SELECT pipeline, left_stage,", "SELECT pipeline, NULL,"),
+    InFunction("deleted ones stay", "leads_after_delete", "count(*)", "0"),
+    InFunction("moves forgotten", "keep_moves", "n = c.n + excluded.n", "n = excluded.n"),
+    InFunction("refusals unseen", "request_transition", "l.stage, l.stage, 1", "l.stage, l.stage, 0"),
     InFunction(
         "folded twice", "fold_stage_counts", "DELETE FROM stage_deltas RETURNING *", "SELECT * FROM stage_deltas"
     ),
@@ -141,6 +149,7 @@ EVERYTHING = [
     for what, stage in (
         ("insert", "NEW_LEAD"), ("fold", ""), ("move all", "AI_CONVERSATION"), ("recount", ""),
         ("insert", "OFFER_MADE"), ("override", "DEAD_LEAD"), ("fold", ""), ("delete", "DEAD_LEAD"), ("fold", ""),
+        ("insert", "NEW_LEAD"), ("request", "COMPLETED"), ("move", "AI_CONVERSATION"), ("truncate", ""), ("fold", ""),
     )
 ]  # fmt: skip
 

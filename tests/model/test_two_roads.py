@@ -42,7 +42,7 @@ DUMPS: Final = tuple(
             "tasks GROUP BY 1 ORDER BY 1",
         ),
         ("id, kind, key, status, result, lease_id", "task_log ORDER BY id"),
-        ("pipeline, stage, sum(n)", "stage_deltas GROUP BY 1, 2 ORDER BY 1, 2"),
+        ("pipeline, from_stage, to_stage, sum(n)", "stage_deltas GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"),
     )
 )
 

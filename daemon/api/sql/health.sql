@@ -27,3 +27,12 @@ SELECT checkpoint, status AS decision, count(*) AS n FROM approval_queue WHERE s
 
 -- name: leads_by_stage
 SELECT pipeline, stage, n FROM stage_sizes
+
+-- name: transitions
+SELECT pipeline, from_stage, to_stage, n FROM transition_totals WHERE from_stage <> to_stage
+
+-- name: invalid_transitions
+-- From nought on, or the first one would be no growth.
+SELECT p.name, coalesce(sum(t.n), 0)::bigint AS n
+FROM pipelines p LEFT JOIN transition_totals t ON t.pipeline = p.name AND t.from_stage = t.to_stage
+GROUP BY p.name

@@ -20,7 +20,8 @@ FROM (
               WHERE e.email IS NOT NULL AND orchestrator.plain_address(e.email) = orchestrator.plain_address($5)
               UNION ALL
               SELECT p.id FROM leads p
-              WHERE p.phone IS NOT NULL AND orchestrator.plain_address(p.phone) = orchestrator.plain_address($5))))
+              WHERE p.phone IS NOT NULL AND orchestrator.phone_tail(p.phone) = orchestrator.phone_tail($5)
+                AND orchestrator.plain_address(p.phone) = orchestrator.plain_address($5))))
       AND ($6::text IS NULL OR strpos(lower(concat_ws(E'\n', name, company, email, phone, external_id)), lower($6)) > 0)
       AND ($7::timestamptz IS NULL OR (created_at <= $7 AND (created_at < $7 OR id > $8::uuid)))
     ORDER BY created_at DESC, id
@@ -51,7 +52,7 @@ SELECT orchestrator.override_stage($1, $2, $3, $4)
 
 -- name: why_refused
 -- $1 lead, $2 where it should have gone.
-SELECT l.pipeline, l.stage,
+SELECT l.stage,
        EXISTS (SELECT FROM transitions t
                WHERE t.pipeline = l.pipeline AND t.from_stage = l.stage AND t.to_stage = $2) AS legal,
        coalesce(orchestrator.missing_fields(l.data, s.required), '{}') AS missing,
