@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from phonenumbers import PhoneNumber
 
 MAX_LENGTH = 320  # 64 of local part, the @, 255 of domain
+NATIONAL = re.compile(r"(?:[\s().\-/]*\d){7,15}")  # without a country nobody can tell more; the engine may know
 _IN_BRACKETS = re.compile(r"<\s*([^<>]*)\s*>[^<>]*$")
 _LOCAL = re.compile(r"(?:\"[^\"@\s]+\"|[^\s\"<>()\[\],;:@]+)\Z")
 _DOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*\Z")
@@ -27,6 +28,12 @@ def problem_with_phone(text: str, country: str | None = None) -> str | None:
     """Why this can't be a phone number to send to (for a person to read), or None if it can."""
     number = _parse_phone(text or "", country)
     return number if isinstance(number, str) else _impossible(number)
+
+
+def no_text_to(text: str, country: str | None = None) -> str | None:
+    """Why no text message can go to this number, or None if one can; of a national number its engine may know more."""
+    problem = None if NATIONAL.fullmatch(text.strip()) else problem_with_phone(text, country)
+    return f"no usable address: {problem}" if problem else None
 
 
 def problem_with_email(text: str) -> str | None:

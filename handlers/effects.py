@@ -183,11 +183,12 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class AddressMended:
-    """The lead can be reached now: what failed for want of an address in this stage entry is tried again."""
+    """What failed in this stage entry for want of an address is tried again, unless that reason is `still` so."""
 
     statement: ClassVar[str] = "address_mended"
     lead_id: UUID
     stage_seq: int
+    still: str | None = None
 
 
 Written = (

@@ -108,7 +108,7 @@ def _waits(f: Facts, now: datetime) -> Iterator[Wait]:
 def _daemon(f: Facts, now: datetime) -> Iterator[Wait]:
     to_do = f.running or f.due(now) or f.later(now) or f.lead.deadline_at or any(facts.without_task(f, now))
     if to_do and not f.alive:
-        yield Wait("no daemon is running, so nothing happens", f"start one: {remedies.RUN}")
+        yield Wait("no daemon is running, so nothing happens", f"start one: {remedies.run(f)}")
 
 
 def _session(f: Facts, now: datetime) -> Iterator[Wait]:

@@ -21,6 +21,7 @@ class Facts:
     """A lead with its tasks, open messages, replies, requests and calls, and who works or holds its row.
 
     `tasks` are those of its own key and of its unread replies, ordered by id; `calls` those without an answer.
+    `sandboxed`: the database refuses real engines.
     """
 
     lead: Lead
@@ -36,6 +37,7 @@ class Facts:
     daemons: Sequence[Row] = ()
     holder: Row | None = None
     next_sweep: datetime | None = None
+    sandboxed: bool = False
 
     @property
     def stage(self) -> Stage | None:

@@ -30,7 +30,7 @@ def gates(f: Facts, now: datetime) -> tuple[Gate, ...]:
 
 def _daemon(f: Facts) -> Gate:
     if not f.alive:
-        return Gate("daemon", False, f"no daemon is running; start one: {remedies.RUN}")
+        return Gate("daemon", False, f"no daemon is running; start one: {remedies.run(f)}")
     seen = ", ".join(f"{place(d)}{'' if d['locked'] else ' (without a lock: nobody can tell)'}" for d in f.alive)
     return Gate("daemon", True, f"alive: {seen}")
 

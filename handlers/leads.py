@@ -14,6 +14,7 @@ from daemon.errors import DeclarationError
 from daemon.outcome import Done, Outcome
 from daemon.task import Kind, Policy, Task
 from daemon.together import Step
+from handlers.addresses import no_text_to
 from handlers.effects import AddressMended, Alert, Change, Effect, Effects, Event, Move, Send, Writer, id_in
 from handlers.lead import Lead
 from handlers.pipeline import Attempt, Deadline, FlagFor, GoTo, Handler, Pipeline, Say, Stage, done
@@ -226,7 +227,7 @@ def _issue_effects(lead: Lead, issues: Sequence[str], missing: Sequence[str]) ->
     if now_known != sorted(known) or new:
         yield Change(lead.id, issues={"known": now_known}, flag="data: " + ", ".join(new) if new else None)
     if lead.row["needs_review"] and lead.text("phone"):
-        yield AddressMended(lead.id, lead.stage_seq)
+        yield AddressMended(lead.id, lead.stage_seq, no_text_to(lead.text("phone"), lead.row["country"]))
 
 
 # -- the declarations in the database

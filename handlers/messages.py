@@ -1,6 +1,5 @@
 """The one place through which every message to a person goes: gates, reservation, the one call, what it came to."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -16,7 +15,7 @@ from daemon.ledger import Refused
 from daemon.outcome import Done, Fail, Outcome, Snooze
 from daemon.task import Kind, Policy, Task
 from daemon.together import Step
-from handlers.addresses import normal_address, problem_with_phone
+from handlers.addresses import no_text_to, normal_address
 from handlers.effects import Change, Effect, Effects, Event, MessageEnded, MessageWaits, Move, Writer, id_in, write
 from handlers.lead import Lead
 from handlers.leads import Pipelines, mourn
@@ -29,7 +28,6 @@ DRY_RUN = "dry run"
 LEFT = "the lead has left that stage"
 NOT_YET = "a campaign's messages are not sent yet: limits and sending windows are to come first"
 LOOK_AGAIN = timedelta(days=1)
-NATIONAL = re.compile(r"(?:[\s().\-/]*\d){7,15}")  # without a country nobody can tell more; the engine may know
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +207,9 @@ def _address(letter: Letter) -> str | Fail:
         return Fail("no usable address: the lead has none" if lead else "no usable address", retryable=False)
     country = lead.row["country"] if lead else None
     plain = normal_address(raw, "email" if channel == "email" else "sms", country)
-    if plain is None and channel == "sms" and not NATIONAL.fullmatch(raw.strip()):
-        return Fail(f"no usable address: {problem_with_phone(raw, country)}", retryable=False)
+    unfit = no_text_to(raw, country) if plain is None and channel == "sms" else None
+    if unfit:
+        return Fail(unfit, retryable=False)
     return plain or raw
 
 

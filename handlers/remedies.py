@@ -8,7 +8,6 @@ from handlers.facts import Facts, Row
 
 SQL = Statements("handlers", "remedies.sql")
 BY_ITSELF = "nothing needs to be done"
-RUN = "orchestrator run"
 NO_ADDRESS = "no usable address"
 
 
@@ -20,6 +19,11 @@ def pasted(statement: str, *values: Any) -> str:
 
 def _literal(value: Any) -> str:
     return str(value) if isinstance(value, int) else "'" + str(value).replace("'", "''") + "'"
+
+
+def run(f: Facts) -> str:
+    """Starting a daemon that this database takes."""
+    return "orchestrator run --sandbox" if f.sandboxed else "orchestrator run"
 
 
 def retry_or_cancel(task: Row) -> str:
@@ -108,4 +112,4 @@ def ending(f: Facts, task: Row) -> str:
     """A running task ends by itself, unless its daemon is gone."""
     if f.daemon_of(task):
         return f"{BY_ITSELF}: it ends by itself"
-    return f"{BY_ITSELF}: a living daemon takes it over within seconds" if f.alive else f"start a daemon: {RUN}"
+    return f"{BY_ITSELF}: a living daemon takes it over within seconds" if f.alive else f"start a daemon: {run(f)}"

@@ -21,6 +21,7 @@ from daemon.transport import health, open_session
 SQL = Statements("daemon.commands", "check.sql")
 ENGINE_S = 2.0
 LONG_QUEUE = 1000
+LEVELS = ("ok", "warning", "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,9 @@ class Line:
         return f"{self.level:<8} {self.subject}: {self.finding}"
 
 
+PLAYED = Line("ok", "engines", "the sandbox plays them: none is asked whether it is there")
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("check")(check)
@@ -43,13 +47,21 @@ def register(app: typer.Typer) -> None:
 def check() -> None:
     """Settings, database, schema, pipelines, campaigns, tasks, engines and notices: each ok, warning or error."""
     settings = access.read_settings()
-    lines = [*_settings(settings), *_database(settings), *asyncio.run(_engines(settings.engines.values()))]
+    lines = [*_settings(settings), *_database(settings)]
+    if PLAYED not in lines:
+        lines += asyncio.run(_engines(settings.engines.values()))
     lines += [asyncio.run(_smtp(settings)), _notices(settings)]
-    for line in lines:
+    for line in sorted(lines, key=lambda line: LEVELS.index(line.level)):  # what is seen is what comes last
         typer.echo(line)
+    _sum_up(lines)
+
+
+def _sum_up(lines: Sequence[Line]) -> None:
     errors = [line for line in lines if line.level == "error"]
     if errors:
         raise OrchestratorError(f"not in order: {', '.join(line.subject for line in errors)}")
+    warnings = sum(line.level == "warning" for line in lines)
+    typer.echo(Line("ok", "in all", f"in order, with {warnings} warnings"))
 
 
 def _settings(settings: Settings) -> Iterator[Line]:
@@ -156,15 +168,15 @@ async def _tasks(conn: Connection, settings: Settings) -> list[Line]:
 
 
 async def _sandbox(conn: Connection) -> list[Line]:
-    """Whether a sandbox has played here; its sample leads stand in the way of real engines."""
-    samples = await conn.fetchval(SQL["samples"])
-    if samples is None:
+    """Whether a sandbox has played here; what it has left stands in the way of real engines."""
+    if not await conn.fetchval(SQL["sandboxed"]):
         return []
-    left = (
-        f"has left {samples} leads: a run with real engines is refused until they are gone, and says how;"
-        " the engines are played by `orchestrator run --sandbox` alone"
-    )
-    return [Line("warning", "sandbox", left if samples else "has played here: what it sent reached nobody")]
+    from daemon.sandbox import mark  # noqa: PLC0415 - most databases are no sandbox's
+
+    against = await mark.standing_against(conn)
+    if against is None:
+        return [Line("warning", "sandbox", "has played here: what it sent reached nobody")]
+    return [Line("warning", "sandbox", f"a run with real engines is refused: {against}"), PLAYED]
 
 
 # -- the engines

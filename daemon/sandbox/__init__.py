@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 from daemon.db import Connection
 from daemon.sandbox import happenings, mark, seeds
@@ -63,13 +64,11 @@ class Sandbox:
         await self.clock.run(dsn)
 
     async def show(self, dsn: str, console: "Console", *, plain: bool = False, log: str | None = None) -> None:
-        """Show a person at a terminal what happens, until cancelled; nothing where nobody reads."""
-        if not console.is_terminal:
-            return
-        from daemon.sandbox.show import show  # noqa: PLC0415  # only a terminal needs it
+        """Show what happens, until cancelled: on the whole screen of a terminal, or in plain lines."""
+        from daemon.sandbox.show import show  # noqa: PLC0415  # `--once` needs it not
 
-        follower = happenings.Follower(self._told, also=(RunFollower(),))
-        await show(self, dsn, console, follower, plain=plain, log=log)
+        follower = happenings.Follower(self._told, ZoneInfo(self.settings.timezone), also=(RunFollower(),))
+        await show(self, dsn, console, follower, plain=plain or not console.is_terminal, log=log)
 
 
 @asynccontextmanager

@@ -72,14 +72,15 @@ def _addresses(places: Places) -> Iterator[str]:
 def take_leave(console: Console, last: Figures, faults: Faults, places: Places) -> None:
     """How it ended, in a few lines."""
     lines = {
-        "leads": ", ".join(f"{s.name} {s.leads}" for s in last.stages if s.leads) or "none",
+        "leads": [", ".join(f"{s.name} {s.leads}" for s in last.stages if s.leads) or "none"],
         "messages": figures.messages(last),
         "tasks": figures.tasks(last),
-        "people": f"{last.replies} replies  {last.review} leads need a person",
+        "people": figures.people(last),
+        "runs": figures.runs(last) or ["none"],
         "faults": figures.survived(faults),
         "money": figures.money(last),
     }
     at = f"{places.local(last.now):%a %d %b %Y %H:%M} {places.timezone}"
     console.print(Text(f"The sandbox has ended at {at}, business time. The database keeps it all.", style="bold"))
-    for name, text in lines.items():
-        console.print(Text(f"  {name:<9} {text}"), soft_wrap=True)
+    for name, items in lines.items():
+        console.print(Text(f"  {name:<9} {figures.side_by_side(items)}"), soft_wrap=True)

@@ -5,7 +5,7 @@ It follows `pipeline_events` by id. Ids become visible out of order, so each loo
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Any, Protocol
 
 from daemon.db import Connection, Statements
@@ -16,6 +16,8 @@ AT_ONCE = 5_000
 LINES_AT_ONCE = 30
 TOGETHER = 5  # so many new leads within one look are told in one line
 LONGEST_QUOTE = 70
+RECALLED = 5
+GOING_ON = "going on from {:%H:%M}: insert a lead, or wait"
 
 COLOURS = {
     "stage_change": "green", "reply_received": "cyan", "flagged": "yellow", "data_issue": "yellow", "dnc": "red",
@@ -49,21 +51,28 @@ class Source(Protocol):
 
 @dataclass(slots=True)
 class Follower:
-    """What has been told so far; `last` None: from now on. `also`: what else there is to tell of."""
+    """What has been told so far; `last` None: from the last few on. `also`: what else there is to tell of."""
 
     last: int | None = None
+    zone: tzinfo = UTC
     also: Sequence[Source] = ()
     _seen: set[int] | None = None
 
     async def news(self, conn: Connection) -> list[Happening]:
         """What has happened since the last look, but not a line for each lead of a crowd."""
         silently = self.last is None
-        if self.last is None:
-            self.last = await last_event(conn)
-        told = tell(await self._unseen(conn, self.last))
+        told = await self._recall(conn) if self.last is None else []
+        told += tell(await self._unseen(conn, self.last or 0))
         for source in self.also:
             told += await source.news(conn, silently=silently)
         return sorted(told, key=lambda happening: happening.at) if self.also else told
+
+    async def _recall(self, conn: Connection) -> list[Happening]:
+        """The last of what happened before; nothing new may come for days."""
+        newest: Any = await conn.fetchrow(SQL["last_event"])
+        self.last, now = newest["id"], newest["now"]
+        before = tell((await conn.fetch(SQL["events"], self.last - WINDOW, WINDOW))[-LINES_AT_ONCE:])[-RECALLED:]
+        return [*before, _note(now, GOING_ON.format(now.astimezone(self.zone)), "bold")] if before else []
 
     async def _unseen(self, conn: Connection, last: int) -> Sequence[Row]:
         rows = await conn.fetch(SQL["events"], last - WINDOW, AT_ONCE)
@@ -113,8 +122,16 @@ def story(row: Row) -> str:
 
 def short(text: str, most: int) -> str:
     """The text on one line, cut to so many characters."""
-    line = " ".join(text.split())
-    return line if len(line) <= most else line[: most - 1] + "…"
+    return clip(" ".join(text.split()), most)
+
+
+def clip(line: str, most: int) -> str:
+    """The line cut to so many characters, between words if that leaves half of it."""
+    if len(line) <= most:
+        return line
+    cut = line[: most - 1]
+    words = cut if line[most - 1] == " " else cut.rpartition(" ")[0]
+    return (words if len(words) > most // 2 else cut).rstrip() + "…"
 
 
 def _worth_telling(kind: str, about: Mapping[str, Any]) -> bool:

@@ -12,14 +12,15 @@ from daemon.sandbox import figures
 from daemon.sandbox.faults import Faults
 from daemon.sandbox.figures import Figures, StageCount
 from daemon.sandbox.guide import TO_TRY, Places
-from daemon.sandbox.happenings import Happening, short
+from daemon.sandbox.happenings import Happening, clip, short
 
 LEAST_WIDTH, LEAST_HEIGHT = 80, 24
-WIDE, TALL = 110, 34
+WIDE, TALL = 112, 34
 GAP = 2
 BAR = "█"
 LABELS = 9
 NAMES = 19
+LEAST_EVENTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,11 @@ class Size:
     def right(self) -> int:
         return max(self.width - self.left - GAP, 1)
 
+    @property
+    def text(self) -> int:
+        """What fits on a line of the right side."""
+        return max(self.right - GAP, 1)
+
 
 def fits(width: int, height: int) -> bool:
     """Whether a picture would be worth looking at."""
@@ -69,7 +75,7 @@ def draw(scene: Scene, width: int, height: int) -> Group:
     rows = max(height - len(below) - 2, 1)
     body = Table.grid(padding=(0, GAP, 0, 0))
     body.add_column(width=size.left, no_wrap=True, overflow="ellipsis")
-    body.add_column(width=size.right - GAP, no_wrap=True, overflow="ellipsis")
+    body.add_column(width=size.text, no_wrap=True, overflow="ellipsis")
     for row in zip_longest(_stages(scene, size, rows), _right(scene, size, rows), fillvalue=Text()):
         body.add_row(*row)
     filler = [Text()] * (rows - body.row_count)
@@ -100,9 +106,9 @@ def _footer(scene: Scene, size: Size) -> Iterator[Text]:
         for title, statement in TO_TRY.items():
             yield Text(title, style="bold", no_wrap=True, overflow="ellipsis")
             yield from (Text(line, no_wrap=True, overflow="ellipsis") for line in statement.splitlines())
-    log = f"   log: {scene.places.log}" if scene.places.log else ""
-    ends = f"Break something, or Ctrl-C to end   SQL: orchestrator db shell{log}"
-    yield Text(ends, style="bold", no_wrap=True, overflow="ellipsis")
+    ends = ["Break something, or Ctrl-C to end", "SQL: orchestrator db shell"]
+    ends += [f"log: {scene.places.log}"] if scene.places.log else []
+    yield Text(figures.side_by_side(ends, size.width, "   "), style="bold", no_wrap=True, overflow="ellipsis")
     yield Text(scene.places.curl, no_wrap=True, overflow="ellipsis", end="")
 
 
@@ -136,31 +142,33 @@ def _bar(stage: StageCount, most: int, width: int) -> Text:
 
 
 def _right(scene: Scene, size: Size, rows: int) -> list[Text]:
-    lines = [*_figures(scene), Text()]
-    newest = scene.happenings[-max(rows - len(lines), 0) :]
-    return [*lines, *(_line(told, scene, size.wide) for told in newest)][:rows]
+    """The figures give way to the last happenings."""
+    events = min(len(scene.happenings), LEAST_EVENTS)
+    lines = list(_figures(scene, size.text - LABELS))[: max(rows - events - 1, 0)]
+    lines += [Text()] if lines else []
+    newest = scene.happenings[-max(rows - len(lines), 1) :]
+    return [*lines, *(_line(told, scene, size) for told in newest)][:rows]
 
 
-def _figures(scene: Scene) -> Iterator[Text]:
+def _figures(scene: Scene, width: int) -> Iterator[Text]:
     now = scene.figures
     dead = "red" if now.tasks.get("dead") else ""
-    people = f"{now.replies} replies  {now.review} leads need a person"
-    for name, told, style in (
+    for name, items, style in (
         ("messages", figures.messages(now), ""),
         ("tasks", figures.tasks(now), dead),
-        ("people", people, ""),
+        ("people", figures.people(now), ""),
         ("faults", figures.survived(scene.faults), ""),
         ("money", figures.money(now), ""),
         ("runs", figures.runs(now), ""),
     ):
-        if name == "runs" and not told:
-            continue
-        yield Text.assemble((f"{name:<{LABELS}}", "bold"), (told, style))
+        if items:
+            yield Text.assemble((f"{name:<{LABELS}}", "bold"), (figures.side_by_side(items, width), style))
 
 
-def _line(told: Happening, scene: Scene, wide: bool) -> Text:
-    at, names = ("%H:%M:%S ", 16) if wide else ("%H:%M ", 12)
+def _line(told: Happening, scene: Scene, size: Size) -> Text:
+    at, names = ("%H:%M:%S ", 16) if size.wide else ("%H:%M ", 14)
     at = "%a %H:%M " if scene.speed > 1 else at
     who = f"{short(told.who, names):<{names}} " if told.who else ""
     when = f"{scene.places.local(told.at):{at}}"
-    return Text.assemble((when, "dim"), (who, "bold"), (told.what if wide else told.brief, told.style))
+    what = clip(told.what if size.wide else told.brief, max(size.text - len(when) - len(who), 1))
+    return Text.assemble((when, "dim"), (who, "bold"), (what, told.style))

@@ -1,4 +1,4 @@
-"""Shows the sandbox to a person at a terminal: the whole screen where it is large enough, else line by line."""
+"""Shows the sandbox to a person: the whole screen of a terminal that is large enough, else line by line."""
 
 from typing import TYPE_CHECKING
 

@@ -131,8 +131,9 @@ ON CONFLICT (type, subject) WHERE resolved_at IS NULL DO NOTHING
 -- What could not be sent for want of an address may be now; the trigger revives its task, and nobody need look any more.
 WITH mended AS (
     UPDATE messages m SET status = 'scheduled', reason = NULL
-    FROM unnest($1::bigint[], $2::uuid[], $3::int[]) AS d(task_id, lead_id, stage_seq)
+    FROM unnest($1::bigint[], $2::uuid[], $3::int[], $4::text[]) AS d(task_id, lead_id, stage_seq, still)
     WHERE m.lead_id = d.lead_id AND m.stage_seq = d.stage_seq AND m.status = 'failed' AND m.reason LIKE 'no usable address%'
+      AND m.reason IS DISTINCT FROM d.still AND m.to_address IS NULL AND m.channel <> 'email'
     RETURNING m.lead_id
 )
 UPDATE leads l SET needs_review = false, review_reason = NULL FROM mended

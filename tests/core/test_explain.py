@@ -98,6 +98,10 @@ SITUATIONS: dict[str, tuple[Facts, tuple[str, ...]]] = {
         ("send CONVERSATION_FOLLOW_UP", "step 2 of 3"),
     ),
     "no daemon": (facts(lead(deadline_at=hours(1)), daemons=[GONE]), ("No daemon is running", "orchestrator run")),
+    "no daemon in a sandbox": (
+        facts(lead(deadline_at=hours(1)), daemons=[GONE], sandboxed=True),
+        ("No daemon is running", "start one: orchestrator run --sandbox."),
+    ),
     "never a daemon": (facts(tasks=[task()], daemons=[]), ("No daemon is running", "orchestrator run")),
     "held by psql": (
         facts(lead(deadline_at=hours(1)), tasks=[RUNNING], holder=PSQL),

@@ -362,6 +362,25 @@ async def test_an_impossible_number_is_never_called_and_mended_later(dsn: str, p
         assert not await t.get(lead, "needs_review")
 
 
+async def test_an_impossible_number_is_told_once_however_many_days_pass(dsn: str) -> None:
+    """Mutant: `address_mended` without `reason IS DISTINCT FROM`; then a person is told every night."""
+    async with scenario(dsn) as t:
+        lead = await t.lead(phone="+4477009")
+        await t.quiet()
+        for _ in range(3):
+            await t.daily_job()
+        [told] = await t.events(lead, "flagged")
+        assert "local number" in told["metadata"]["reason"]
+        assert await t.alerts(lead) == ["AGENT_FAILURE"]
+        await t.sql("UPDATE leads SET phone = 'none yet' WHERE id = $1", lead)
+        await t.quiet()
+        assert "characters" in (await t.events(lead, "flagged"))[1]["metadata"]["reason"], "another reason is news"
+        await t.sql("UPDATE leads SET phone = '+15550121234' WHERE id = $1", lead)
+        await t.expect(lead, "AI_CONVERSATION")
+        await t.expect_sent_in_all(lead, "INITIAL_CONTACT")
+        assert not await t.get(lead, "needs_review")
+
+
 @pytest.mark.parametrize(("phone", "country", "to"), [
     ("+1 (555) 012-9999", None, "+15550129999"), ("020 7946 0958", "GB", "+442079460958"),
 ])  # fmt: skip

@@ -7,9 +7,11 @@ import pytest
 
 from daemon.db import Connection
 from daemon.errors import OrchestratorError
-from daemon.sandbox import mark, open_sandbox
+from daemon.sandbox import Weather, mark, open_sandbox
 from daemon.settings import load_settings
 from tests.support.commands import orchestrator
+from tests.support.processes import until
+from tests.support.sandbox import running
 
 
 async def is_marked(conn: Connection) -> bool:
@@ -38,7 +40,7 @@ async def test_the_clock_of_a_used_database_is_left_alone(conn: Connection) -> N
 
 # -- afterwards, with real engines
 
-GONE = "DELETE FROM leads WHERE source = 'sandbox'"
+GONE = "DELETE FROM leads"
 
 
 @pytest.fixture
@@ -54,9 +56,48 @@ async def test_sample_leads_are_never_sent_through_real_engines(home: Path, dsn:
     ended = await orchestrator(home, "run", "--once", DATABASE_URL=dsn)
     assert ended.code == 1
     [line] = [line for line in ended.err.splitlines() if "a sandbox has left 24 leads" in line]
-    assert "DELETE FROM orchestrator.leads WHERE source = 'sandbox'" in line
+    assert "DELETE FROM orchestrator.leads (then" in line
     assert await played.fetchval("SELECT count(*) FROM engine_calls") == 0
     assert await is_marked(played)
+
+
+TEXTED = "SELECT stage = 'AI_CONVERSATION' FROM leads WHERE id = $1"
+FLAGGED = "SELECT needs_review FROM leads WHERE id = $1"
+ADDED = "INSERT INTO leads (name, phone) VALUES ($1, $2) RETURNING id"
+
+
+async def test_leads_of_ones_own_that_the_sandbox_texted_are_not_followed_up(
+    home: Path, dsn: str, conn: Connection
+) -> None:
+    """Mutant: `left` without its engine_calls and messages; then Ada is texted a follow-up to what she never got."""
+    async with open_sandbox(load_settings({}), weather=Weather.CALM) as sandbox:
+        await sandbox.enter(conn)
+        ada = await conn.fetchval(ADDED, "Ada Vendor", "+447700900999")
+        numberless = await conn.fetchval(ADDED, "Bo Buyer", None)
+        async with running(sandbox, dsn):
+            await until(lambda: conn.fetchval(TEXTED, ada), 20.0, "Ada is texted")
+            await until(lambda: conn.fetchval(FLAGGED, numberless), 20.0, "Bo can't be")
+    await conn.execute("DELETE FROM leads WHERE source = 'sandbox' OR run_id IS NOT NULL; " + CANCEL)
+    ended = await orchestrator(home, "run", "--once", DATABASE_URL=dsn)
+    assert ended.code == 1
+    assert "has left 1 leads in this database, 1 of them yours" in ended.err.splitlines()[-1]
+    assert "(Ada Vendor)" in ended.err
+    assert "Bo Buyer" not in ended.err
+
+    await conn.execute("UPDATE messages SET status = 'sent', lead_id = $1 WHERE lead_id = $2", numberless, ada)
+    await conn.execute("DELETE FROM engine_calls")
+    assert "(Bo Buyer)" in str(await mark.standing_against(conn)), "the ledger may have been pruned"
+    await conn.execute(GONE)
+    assert await mark.standing_against(conn) is None
+
+
+async def test_only_some_of_them_are_named(conn: Connection) -> None:
+    for n in range(7):
+        lead = await conn.fetchval(ADDED, f"Lead {n}", f"+44770090012{n}")
+        await conn.execute("INSERT INTO messages (lead_id, status) VALUES ($1, 'unknown')", lead)
+    said = str(await mark.standing_against(conn))
+    assert "7 of them yours" in said
+    assert "(Lead 0, Lead 1, Lead 2, Lead 3, Lead 4, and 2 more)" in said
 
 
 async def test_a_dry_run_of_them_says_so_and_calls_nobody(home: Path, dsn: str, played: Connection) -> None:
@@ -104,7 +145,22 @@ async def test_a_run_that_a_sandbox_began_does_not_go_on_with_real_engines(playe
 
 
 async def test_check_tells_of_them(home: Path, dsn: str, played: Connection) -> None:
-    said = (await orchestrator(home, "check", DATABASE_URL=dsn)).out
-    assert "has left 24 leads" in said
+    """Mutant: the engines are asked all the same; eighteen warnings then hide the one that matters."""
+    said = (await orchestrator(home, "check", DATABASE_URL=dsn)).out.splitlines()
+    assert said[-2].startswith("warning  sandbox: ")
+    assert "has left 24 leads" in said[-2]
+    assert said[-1] == "ok       in all: in order, with 1 warnings"
+    assert "ok       engines: the sandbox plays them: none is asked whether it is there" in said
+    assert not [line for line in said if line.startswith("warning  engine")]
     await played.execute(GONE)
-    assert "has played here" in (await orchestrator(home, "check", DATABASE_URL=dsn)).out
+    said = (await orchestrator(home, "check", DATABASE_URL=dsn)).out.splitlines()
+    assert [line for line in said if line.startswith("warning  engine")], "real ones are next, and aren't there"
+    assert "warning  sandbox: has played here: what it sent reached nobody" in said
+    levels = [line.split()[0] for line in said[:-1]]
+    assert levels == sorted(levels), "problems come last"
+
+
+async def test_explain_does_not_send_people_to_what_is_refused(home: Path, dsn: str, played: Connection) -> None:
+    lead = await played.fetchval("SELECT id FROM leads LIMIT 1")
+    said = (await orchestrator(home, "leads", "explain", str(lead), DATABASE_URL=dsn)).out
+    assert said.startswith("No daemon is running, so nothing happens; start one: orchestrator run --sandbox.")

@@ -18,10 +18,8 @@ SELECT kind, count(*) AS n FROM orchestrator.tasks GROUP BY kind HAVING kind <> 
 SELECT key, count(*) AS n FROM orchestrator.tasks WHERE status = 'available' AND key IS NOT NULL
 GROUP BY key HAVING count(*) > $1 ORDER BY n DESC, key LIMIT 20
 
--- name: samples
--- Null: no sandbox's database.
-SELECT CASE WHEN coalesce(obj_description('orchestrator'::regnamespace, 'pg_namespace'), '') LIKE '%orchestrator sandbox%'
-            THEN (SELECT count(*) FROM orchestrator.leads WHERE source = 'sandbox' OR run_id IS NOT NULL) END
+-- name: sandboxed
+SELECT coalesce(obj_description('orchestrator'::regnamespace, 'pg_namespace'), '') LIKE '%orchestrator sandbox%'
 
 -- name: campaigns
 SELECT id, name, status, config FROM orchestrator.campaigns WHERE deleted_at IS NULL ORDER BY name

@@ -16,4 +16,7 @@ SELECT orchestrator.clock() AS now,
        (SELECT count(*) FROM orchestrator.replies) AS replies,
        (SELECT count(*) FROM orchestrator.leads WHERE needs_review) AS review,
        (SELECT jsonb_object_agg(status, n) FROM (
-           SELECT status, count(*) AS n FROM orchestrator.campaign_runs GROUP BY status) AS r) AS runs
+           SELECT status, count(*) AS n FROM orchestrator.campaign_runs GROUP BY status) AS r) AS runs,
+       (SELECT jsonb_object_agg(status, n) FROM (
+           SELECT r.status, count(*) AS n FROM orchestrator.campaign_run_steps s JOIN orchestrator.campaign_runs r ON r.id = s.run_id
+           WHERE s.status = 'unknown' GROUP BY r.status) AS u) AS unknown_steps

@@ -1,5 +1,5 @@
 -- name: last_event
-SELECT coalesce(max(id), 0) FROM orchestrator.pipeline_events
+SELECT coalesce(max(id), 0) AS id, orchestrator.clock() AS now FROM orchestrator.pipeline_events
 
 -- name: events
 SELECT e.id, e.created_at, e.event_type, e.from_stage, e.to_stage, e.metadata, r.body,

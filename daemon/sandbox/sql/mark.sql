@@ -8,8 +8,18 @@ SELECT coalesce(obj_description('orchestrator'::regnamespace, 'pg_namespace'), '
            OR EXISTS (SELECT FROM orchestrator.messages) OR EXISTS (SELECT FROM orchestrator.engine_calls) AS used
 
 -- name: left
--- What a sandbox has left behind: leads made up by itself or found by its engines, runs, and a clock that runs ahead.
-SELECT (SELECT count(*) FROM orchestrator.leads WHERE source = 'sandbox' OR run_id IS NOT NULL) AS leads,
+-- What a sandbox has left behind: leads that it made up, found, told something or asked its engines about; runs; and a
+-- clock that runs ahead. `others`: those leads that somebody else put in, by name.
+WITH touched AS MATERIALIZED (
+    SELECT coalesce(l.name, l.company, l.phone, l.email, left(l.id::text, 8)) AS name,
+           l.source IS NOT DISTINCT FROM 'sandbox' OR l.run_id IS NOT NULL AS its_own
+    FROM orchestrator.leads l
+    WHERE l.source = 'sandbox' OR l.run_id IS NOT NULL
+       OR EXISTS (SELECT FROM orchestrator.engine_calls c WHERE c.lead_id = l.id)
+       OR EXISTS (SELECT FROM orchestrator.messages m WHERE m.lead_id = l.id AND m.status IN ('sending', 'sent', 'unknown'))
+)
+SELECT (SELECT count(*) FROM touched) AS leads,
+       ARRAY(SELECT name FROM touched WHERE NOT its_own ORDER BY name) AS others,
        (SELECT count(*) FROM orchestrator.campaign_runs WHERE status IN ('running', 'waiting', 'paused')) AS runs,
        (SELECT shift FROM orchestrator.clock_shift) AS ahead
 
