@@ -841,6 +841,45 @@ END $$;
 CREATE TRIGGER exclusions_inserted AFTER INSERT ON email_exclusions REFERENCING NEW TABLE AS fresh
     FOR EACH STATEMENT EXECUTE FUNCTION cancel_excluded();
 
+-- The kill switch: while stopped_at is set, no message goes out. Whoever sets or clears it in SQL does what the commands do.
+CREATE TABLE sending (
+    one        boolean PRIMARY KEY DEFAULT true CHECK (one),
+    stopped_at timestamptz,
+    stopped_by text,
+    reason     text,
+    CHECK (stopped_at IS NULL OR reason IS NOT NULL)
+);
+INSERT INTO sending DEFAULT VALUES;
+
+-- What waits for it is due again once sending resumes.
+CREATE FUNCTION sending_changed() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    IF NEW.stopped_at IS NOT NULL THEN
+        NEW.stopped_by := coalesce(NEW.stopped_by, session_user);
+        NEW.reason := coalesce(NEW.reason, 'no reason given');
+        RETURN NEW;
+    END IF;
+    NEW.stopped_by := NULL;
+    NEW.reason := NULL;
+    UPDATE tasks SET run_at = clock()
+    WHERE status = 'available' AND attempt >= 0 AND run_at >= timestamptz '9999-01-01 00:00 UTC' AND error LIKE 'sending is stopped%';
+    PERFORM wake();
+    RETURN NEW;
+END $$;
+CREATE TRIGGER sending_changed BEFORE UPDATE ON sending FOR EACH ROW EXECUTE FUNCTION sending_changed();
+
+-- Tasks that were refused because sending is stopped wait until it resumes. With this lock whoever resumes waits for them, and so
+-- finds them; if that has happened meanwhile, or happens now, their gate is asked again.
+CREATE FUNCTION await_sending(ids bigint[]) RETURNS void
+LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM FROM sending WHERE stopped_at IS NOT NULL FOR SHARE SKIP LOCKED;
+    IF NOT FOUND THEN
+        UPDATE tasks SET run_at = clock() + interval '1 second' WHERE id = ANY (ids) AND status = 'available';
+    END IF;
+END $$;
+
 
 -- ---------------------------------------------------------------------------------------------
 -- 6 Engines: every call and its money is a row before it is a call.

@@ -203,6 +203,13 @@ class Parked:
 
 
 @dataclass(frozen=True, slots=True)
+class AwaitSending:
+    """The task waits until sending resumes; if that has happened meanwhile, its gate is asked again."""
+
+    statement: ClassVar[str] = "await_sending"
+
+
+@dataclass(frozen=True, slots=True)
 class Alert:
     """One open alert per type and subject."""
 
@@ -215,13 +222,13 @@ class Alert:
 
 
 OfRound = StepEnded | StepBegun | RunEnded | Asked | LeadFound | ItemWanted | ItemEnded | MessagePlanned
-Written = OfRound | Spent | CampaignPaused | Expired | Feedback | LeadEnriched | Parked | Alert
+Written = OfRound | Spent | CampaignPaused | Expired | Feedback | LeadEnriched | Parked | AwaitSending | Alert
 Effect = Written | NewTask | Charged
 Effects = tuple[Effect, ...]
 
 STATEMENTS: tuple[type[Written], ...] = (
     *(Spent, StepEnded, LeadFound, ItemWanted, ItemEnded, LeadEnriched, MessagePlanned),
-    *(Asked, StepBegun, RunEnded, CampaignPaused, Expired, Feedback, Alert, Parked),
+    *(Asked, StepBegun, RunEnded, CampaignPaused, Expired, Feedback, Alert, Parked, AwaitSending),
 )
 SHARED = (Alert, LeadFound, MessagePlanned)  # two batches may write the same rows, and must do so in the same order
 OF_LEADS = (ItemEnded, LeadEnriched, MessagePlanned)  # they write the lead, or refer to its row

@@ -22,6 +22,8 @@ GROUPS = {
     "campaigns": "campaigns",
     "approvals": "approvals",
     "tasks": "tasks",
+    "stop-sending": "sending",
+    "resume-sending": "sending",
 }
 """A command or group of commands, and the module of `daemon.commands` whose `register` adds it."""
 
@@ -55,9 +57,8 @@ def application(arguments: Sequence[str]) -> typer.Typer:
     asked = next((word for word in arguments if not word.startswith("-")), "")
     gc.disable()  # importing makes hardly any rubbish, and the start shall be quick
     _import_structlog()
-    for name, module in GROUPS.items():
-        if name == asked or asked not in GROUPS:
-            import_module(f"daemon.commands.{module}").register(app)
+    for module in (GROUPS[asked],) if asked in GROUPS else dict.fromkeys(GROUPS.values()):
+        import_module(f"daemon.commands.{module}").register(app)
     gc.freeze()
     gc.enable()
     return app

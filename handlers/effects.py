@@ -126,6 +126,13 @@ class MessageWaits:
 
 
 @dataclass(frozen=True, slots=True)
+class AwaitSending:
+    """The task waits until sending resumes; if that has happened meanwhile, its gate is asked again."""
+
+    statement: ClassVar[str] = "await_sending"
+
+
+@dataclass(frozen=True, slots=True)
 class CancelMessages:
     """Whatever is still scheduled for the lead."""
 
@@ -198,6 +205,7 @@ Written = (
     | Send
     | MessageEnded
     | MessageWaits
+    | AwaitSending
     | CancelMessages
     | ReplyRead
     | Exclude
@@ -209,7 +217,7 @@ Effect = Written | NewTask
 Effects = tuple[Effect, ...]
 
 STATEMENTS: tuple[type[Written], ...] = (
-    *(Exclude, ReplyRead, MessageEnded, MessageWaits, Change, CancelMessages, Event),
+    *(Exclude, ReplyRead, MessageEnded, MessageWaits, AwaitSending, Change, CancelMessages, Event),
     *(Move, Send, AskPerson, Alert, AddressMended),
 )
 ONE_PER_LEAD = (Change, Move)

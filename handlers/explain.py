@@ -179,6 +179,9 @@ def _unsent(f: Facts, now: datetime) -> Iterator[Wait]:
 
 def _later(f: Facts, now: datetime) -> Iterator[Wait]:
     for task in f.later(now):
+        if f.awaits_sending(task):
+            yield Wait(f"{named(task)} waits until sending is resumed: {task['error']}", remedies.RESUME)
+            continue
         because = f": {task['error']}" if task["error"] else ""
         if because and task["run_at"] > now + SET_ASIDE:
             yield Wait(f"{named(task)} waits until a daemon knows its kind{because}", remedies.drop_unknown(task))
@@ -234,7 +237,8 @@ def _steps(f: Facts, now: datetime) -> Iterator[Step]:
         ahead = f.ahead_of(task, now)
         yield Step(_does(f, task), now, f"{named(task)} waits for {named(ahead)}" if ahead else f"{named(task)} is due")
     for task in f.later(now):
-        yield Step(_does(f, task), task["run_at"], f"{named(task)}: {task['error'] or 'waits for its time'}")
+        when = None if f.awaits_sending(task) else task["run_at"]
+        yield Step(_does(f, task), when, f"{named(task)}: {task['error'] or 'waits for its time'}")
     for what in facts.without_task(f, now):
         yield Step(what, f.next_sweep, "the sweep finds that its task is missing")
     if f.missing:

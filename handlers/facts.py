@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from daemon.db import Connection, Statements
+from daemon.sending import UNTIL_RESUMED
 from handlers.lead import Lead
 from handlers.messages import OWED_ANSWERS
 from handlers.pipeline import FlagFor, GoTo, Pipeline, Say, Stage
@@ -38,6 +39,7 @@ class Facts:
     holder: Row | None = None
     next_sweep: datetime | None = None
     sandboxed: bool = False
+    sending: Row | None = None  # who has stopped it, when and why
 
     @property
     def stage(self) -> Stage | None:
@@ -71,6 +73,10 @@ class Facts:
     def is_of_entry(self, task: Row) -> bool:
         """Whether the task belongs to the present stage entry."""
         return task["payload"].get("stage_seq") == self.lead.stage_seq
+
+    def awaits_sending(self, task: Row) -> bool:
+        """Whether the task waits for sending to be resumed."""
+        return self.sending is not None and task["run_at"] >= UNTIL_RESUMED
 
     @property
     def holding(self) -> Row | None:

@@ -23,7 +23,8 @@ class Gate:
 def gates(f: Facts, now: datetime) -> tuple[Gate, ...]:
     """Every gate there is."""
     return (
-        *(_daemon(f), _stage(f, now), _review(f), _do_not_contact(f), _exclusion(f), _message(f, now)),
+        *(_daemon(f), _stage(f, now), _review(f), _do_not_contact(f), _exclusion(f)),
+        *(_sending(f, now), _message(f, now)),
         *(_engine_budget(f, now), _key_order(f, now), _lease(f), _lock(f), _deadline(f, now)),
     )
 
@@ -69,10 +70,18 @@ def _exclusion(f: Facts) -> Gate:
     return Gate("exclusion", False, f"excluded: {seen}; with the lead's consent alone: {lift}")
 
 
+def _sending(f: Facts, now: datetime) -> Gate:
+    stop = f.sending
+    if stop is None:
+        return Gate("sending", True, "not stopped")
+    said = f"stopped by {stop['stopped_by']}, {at(stop['stopped_at'], now)}: {stop['reason']}"
+    return Gate("sending", False, f"{said}; no message goes out; to go on: {remedies.RESUME}")
+
+
 def _message(f: Facts, now: datetime) -> Gate:
     held = [m for m in f.messages if _is_held(m, now)]
     if held:
-        return Gate("message", False, "; ".join(_told(m, now) for m in held))
+        return Gate("message", False, "; ".join(_told(f, m, now) for m in held))
     under_way = ", ".join(f"{titled(m)} is {m['status']}" for m in f.messages)
     return Gate("message", True, under_way or "none is open")
 
@@ -83,10 +92,11 @@ def _is_held(message: Row, now: datetime) -> bool:
     return message["status"] != "sending"
 
 
-def _told(message: Row, now: datetime) -> str:
+def _told(f: Facts, message: Row, now: datetime) -> str:
     because = f" ({message['reason']})" if message["reason"] else ""
     if message["status"] == "scheduled":
-        sooner = pasted(SQL["send_message_now"], message["id"])
+        due = message["send_at"] <= now
+        sooner = remedies.RESUME if f.sending and due else pasted(SQL["send_message_now"], message["id"])
         return f"{titled(message)} is scheduled for {at(message['send_at'], now)}{because}; sooner: {sooner}"
     after_all = "after all" if message["status"] in UNSENT else "it"
     return f"{titled(message)} is {message['status']}{because}; to send {after_all}: {remedies.send(message)}"

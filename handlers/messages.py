@@ -13,10 +13,23 @@ from daemon.db import Connection, Statements
 from daemon.engines import Call, Skipped
 from daemon.ledger import Refused
 from daemon.outcome import Done, Fail, Outcome, Snooze
+from daemon.sending import UNTIL_RESUMED
 from daemon.task import Kind, Policy, Task
 from daemon.together import Step
 from handlers.addresses import no_text_to, normal_address
-from handlers.effects import Change, Effect, Effects, Event, MessageEnded, MessageWaits, Move, Writer, id_in, write
+from handlers.effects import (
+    AwaitSending,
+    Change,
+    Effect,
+    Effects,
+    Event,
+    MessageEnded,
+    MessageWaits,
+    Move,
+    Writer,
+    id_in,
+    write,
+)
 from handlers.lead import Lead
 from handlers.leads import Pipelines, mourn
 from handlers.pipeline import done
@@ -74,7 +87,7 @@ TRANSPORTS: Mapping[str, Transport] = {
 
 
 class SendingGate:
-    """Asked inside the reservation: suppression is decided in the transaction that makes the message `sending`."""
+    """Asked inside the reservation: suppression and the kill switch count when the message becomes `sending`."""
 
     def step(self, items: Sequence[tuple[UUID, str]]) -> Step:
         """All of them, or none."""
@@ -164,7 +177,8 @@ def _send(pipelines: Pipelines) -> Any:
 def _postponed(letter: Letter, outcome: Fail | Snooze[Effects]) -> Outcome[Effects]:
     """A message that waits says why; one that the engine has refused isn't on its way any more."""
     if isinstance(outcome, Snooze):
-        return replace(outcome, effects=(MessageWaits(letter.id, outcome.reason),))
+        held = (AwaitSending(),) if outcome.until == UNTIL_RESUMED else ()
+        return replace(outcome, effects=(MessageWaits(letter.id, outcome.reason), *held))
     if outcome.unknown:
         return outcome
     return replace(outcome, effects=(MessageWaits(letter.id, outcome.error, unsent=True),))

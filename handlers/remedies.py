@@ -8,6 +8,7 @@ from handlers.facts import Facts, Row
 
 SQL = Statements("handlers", "remedies.sql")
 BY_ITSELF = "nothing needs to be done"
+RESUME = "orchestrator resume-sending"
 NO_ADDRESS = "no usable address"
 
 

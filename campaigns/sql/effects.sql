@@ -305,6 +305,9 @@ UPDATE tasks t SET run_at = clock()
 FROM unnest($1::bigint[], $2::uuid[]) AS d(task_id, run_id) JOIN campaign_runs r ON r.id = d.run_id
 WHERE t.id = d.task_id AND t.status = 'available' AND r.status <> 'paused'
 
+-- name: await_sending
+SELECT orchestrator.await_sending($1)
+
 -- name: alert
 INSERT INTO alerts (type, message, severity, subject, metadata)
 SELECT d.type, d.message, d.severity, d.subject, d.metadata || jsonb_build_object('task_id', d.task_id)

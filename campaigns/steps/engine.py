@@ -6,9 +6,10 @@ from typing import Any
 
 from campaigns.budget import of_campaign
 from campaigns.decisions import Again, after_failure, attempts
-from campaigns.effects import NOTHING, Alert, Effects, Spent
+from campaigns.effects import NOTHING, Alert, AwaitSending, Effects, Spent
 from campaigns.facts import Row
 from campaigns.steps import Attempt
+from daemon import sending
 from daemon.answers import Answered, Failed, Unknown, charge, tidy
 from daemon.engines import Call, Skipped
 from daemon.ledger import Ended
@@ -49,13 +50,14 @@ async def cut_off(attempt: Attempt, row: Row, why: str, *of: object) -> Outcome[
 
 
 def call(attempt: Attempt, body: dict[str, Any], key: str, **of: Any) -> Call:
-    """One call for this step, within its campaign's budgets."""
+    """One call for this step, within its campaign's budgets; one that reaches people waits while sending is stopped."""
     run, step = attempt.run, attempt.step
     endpoint = str(step.declared.get("endpoint") or "/")
     return Call(
         engine_of(attempt), endpoint, body, cause=key, budgets=attempt.budgets, most_calls=attempts(step.retry),
         run_id=run.id, campaign_id=run.row["campaign_id"], estimate=step.estimate, timeout_s=step.timeout_s,
-        url=None if endpoint.startswith("/") else endpoint, method=step.declared.get("method") or "POST", **of,
+        url=None if endpoint.startswith("/") else endpoint, method=step.declared.get("method") or "POST",
+        gate=sending.gate_of(endpoint), **of,
     )  # fmt: skip
 
 
@@ -84,4 +86,7 @@ def skipped(attempt: Attempt, answer: Skipped) -> Outcome[Effects] | None:
     """What a call that may not be made (yet) means for the run; None if it means no more than a failure."""
     if answer.scope is not None and of_campaign(answer.scope):
         return attempt.spent(answer.reason, answer.scope, answer.until)
-    return None if answer.until is None else Snooze(answer.until, answer.reason)
+    if answer.until is None:
+        return None
+    held = (AwaitSending(),) if answer.until == sending.UNTIL_RESUMED else ()
+    return Snooze(answer.until, answer.reason, held)

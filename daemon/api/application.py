@@ -31,6 +31,7 @@ from daemon.api import (
     pipelines,
     replies,
     runs,
+    sending,
     stuck,
     tasks,
 )
@@ -55,6 +56,7 @@ ROUTES: tuple[Route, ...] = (
     *approval_links.ROUTES,
     *checkpoints.ROUTES,
     *feedback.ROUTES,
+    *sending.ROUTES,
     *tasks.ROUTES,
     *alerts.ROUTES,
     *engine_webhooks.ROUTES,

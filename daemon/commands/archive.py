@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def read(dsn: str, file: Path, *, replace: bool, privileges: bool) -> Sequence[s
         dump = Path(folder, "dump.sql")
         programs.call([pg_restore, *options, f"--file={dump}", file], os.environ)
         _replay(dump, target)
-    return [f"restored {file}", *access.on_connection(target.dsn, _told)]
+    return [f"restored {file}", *access.on_connection(target.dsn, partial(_told, file=file))]
 
 
 def _require_free(target: Target, replace: bool) -> None:
@@ -111,7 +112,7 @@ def _require_free(target: Target, replace: bool) -> None:
 
 
 def _replay(dump: Path, target: Target) -> None:
-    """In one transaction: drop what is there, run the dump, set messages aside."""
+    """In one transaction: drop what is there, run the dump, stop sending, set messages aside."""
     options = ["-X", "-q", "-w", "--single-transaction", "--set=ON_ERROR_STOP=1", "--output=/dev/null"]
     with resources.as_file(resources.files("daemon.commands").joinpath("sql")) as folder:
         scripts = [folder / "before_restore.sql", dump, folder / "after_restore.sql"]
@@ -120,9 +121,13 @@ def _replay(dump: Path, target: Target) -> None:
         programs.call(argv, programs.environment(target.dsn))
 
 
-async def _told(conn: Connection) -> Sequence[str]:
+async def _told(conn: Connection, file: Path) -> Sequence[str]:
+    await conn.execute(SQL["name_backup"], access.person(), str(file))
     (row,) = await conn.fetch(SQL["set_aside"])
-    lines = [f"{row['awaiting']} messages await a decision, {row['unknown']} are of unknown outcome"]
+    lines = [
+        f"{row['awaiting']} messages await a decision, {row['unknown']} are of unknown outcome",
+        'sending is stopped: "orchestrator resume-sending" lists what is overdue, and lets it go on',
+    ]
     try:
         await schema.require_current(conn)
     except SchemaMismatch as mismatch:

@@ -93,6 +93,7 @@ async def _look_into(conn: Connection, settings: Settings) -> list[Line]:
         *await _pipelines(conn),
         *await _campaigns(conn, settings),
         *await _tasks(conn, settings),
+        *await _sending(conn),
         *await _sandbox(conn),
     ]
     return [Line("ok", "schema", f"version {version}"), *found]
@@ -165,6 +166,14 @@ async def _tasks(conn: Connection, settings: Settings) -> list[Line]:
         for row in await conn.fetch(SQL["long_queues"], LONG_QUEUE)
     ]
     return [*unknown, *long] or [Line("ok", "tasks", "all of known kinds, no key with a long queue")]
+
+
+async def _sending(conn: Connection) -> list[Line]:
+    stop = await conn.fetchrow(SQL["stopped"])
+    if stop is None:
+        return []
+    said = f"stopped by {stop['stopped_by']}: {stop['reason']}; no message goes out until orchestrator resume-sending"
+    return [Line("warning", "sending", said)]
 
 
 async def _sandbox(conn: Connection) -> list[Line]:

@@ -123,7 +123,7 @@ def restore(
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite the leads that are there.")] = False,
     no_privileges: Annotated[bool, typer.Option("--no-privileges", help="Leave out the grants to roles.")] = False,
 ) -> None:
-    """Put a backup into the database, in one transaction. What was due to be sent meanwhile waits for a person.
+    """Put a backup into the database, in one transaction. Sending is stopped until `resume-sending`.
 
     The other side of a backup is that it doesn't know what was sent after it was made. So messages whose time has
     passed come back as awaiting_approval ("restored from a backup: decide again"), and those that were being sent as

@@ -422,3 +422,39 @@ CREATE TRIGGER messages_rescheduled AFTER UPDATE OF status, send_at ON messages 
           AND (OLD.status, OLD.send_at) IS DISTINCT FROM (NEW.status, NEW.send_at))
     EXECUTE FUNCTION queue_message();
 CREATE INDEX messages_sending ON messages (send_at) WHERE status = 'sending';
+
+-- It is there already if a backup of an earlier version was restored: after_restore.sql has stopped sending.
+CREATE TABLE IF NOT EXISTS sending (
+    one        boolean PRIMARY KEY DEFAULT true CHECK (one),
+    stopped_at timestamptz,
+    stopped_by text,
+    reason     text,
+    CHECK (stopped_at IS NULL OR reason IS NOT NULL)
+);
+INSERT INTO sending DEFAULT VALUES ON CONFLICT DO NOTHING;
+
+CREATE FUNCTION sending_changed() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    IF NEW.stopped_at IS NOT NULL THEN
+        NEW.stopped_by := coalesce(NEW.stopped_by, session_user);
+        NEW.reason := coalesce(NEW.reason, 'no reason given');
+        RETURN NEW;
+    END IF;
+    NEW.stopped_by := NULL;
+    NEW.reason := NULL;
+    UPDATE tasks SET run_at = clock()
+    WHERE status = 'available' AND attempt >= 0 AND run_at >= timestamptz '9999-01-01 00:00 UTC' AND error LIKE 'sending is stopped%';
+    PERFORM wake();
+    RETURN NEW;
+END $$;
+CREATE TRIGGER sending_changed BEFORE UPDATE ON sending FOR EACH ROW EXECUTE FUNCTION sending_changed();
+
+CREATE FUNCTION await_sending(ids bigint[]) RETURNS void
+LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM FROM sending WHERE stopped_at IS NOT NULL FOR SHARE SKIP LOCKED;
+    IF NOT FOUND THEN
+        UPDATE tasks SET run_at = clock() + interval '1 second' WHERE id = ANY (ids) AND status = 'available';
+    END IF;
+END $$;

@@ -96,6 +96,9 @@ UPDATE messages m SET reason = d.reason, status = 'scheduled'
 FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::boolean[]) AS d(task_id, message_id, reason, unsent)
 WHERE m.id = d.message_id AND (m.status = 'scheduled' OR d.unsent AND m.status = 'sending')
 
+-- name: await_sending
+SELECT orchestrator.await_sending($1)
+
 -- name: cancel_messages
 UPDATE messages m SET status = 'cancelled', reason = d.reason
 FROM unnest($1::bigint[], $2::uuid[], $3::text[]) AS d(task_id, lead_id, reason)

@@ -51,6 +51,7 @@ SELECT l AS lead, orchestrator.clock() AS now, clock_timestamp() AS real_now,
        AND coalesce(w.leads, true)
        AND (a.xact_start < clock_timestamp() - interval '1 second' OR coalesce(a.application_name, '') NOT LIKE 'orchestrator%')
      LIMIT 1) AS holder,
+    (SELECT s FROM sending s WHERE s.stopped_at IS NOT NULL) AS sending,
     (SELECT s.next_slot FROM schedules s WHERE s.name = 'sweep' AND s.enabled) AS next_sweep,
     coalesce(obj_description('orchestrator'::regnamespace, 'pg_namespace'), '') LIKE '%orchestrator sandbox%' AS sandboxed
 FROM leads l WHERE l.id = $1

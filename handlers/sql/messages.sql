@@ -9,7 +9,7 @@ WITH free AS (
 UPDATE messages m SET status = 'sending', reserved_at = orchestrator.clock(), reason = NULL, 
     to_address = coalesce(nullif(d.address, ''), m.to_address)
 FROM unnest($1::uuid[], $2::text[]) AS d(id, address) JOIN free USING (id)
-WHERE m.id = d.id AND m.status IN ('scheduled', 'sending')
+WHERE m.id = d.id AND m.status IN ('scheduled', 'sending') AND EXISTS (SELECT FROM sending WHERE stopped_at IS NULL)
   AND NOT EXISTS (SELECT FROM leads l WHERE l.id = m.lead_id AND (l.do_not_contact OR l.stage_seq <> m.stage_seq))
   AND NOT EXISTS (
       SELECT FROM email_exclusions x
@@ -20,7 +20,9 @@ WHERE m.id = d.id AND m.status IN ('scheduled', 'sending')
 RETURNING m.id
 
 -- name: refusals
-SELECT m.id, why.reason, CASE WHEN why.reason IS NULL THEN clock() + interval '1 second' END AS until
+-- Those without `until` are final; while sending is stopped, the others wait until it resumes.
+SELECT m.id, coalesce(why.reason, stopped.reason) AS reason,
+       CASE WHEN why.reason IS NULL THEN coalesce(stopped.until, clock() + interval '1 second') END AS until
 FROM unnest($1::uuid[], $2::text[]) AS d(id, address) JOIN messages m ON m.id = d.id
 LEFT JOIN leads l ON l.id = m.lead_id
 CROSS JOIN LATERAL (SELECT coalesce(m.to_address, CASE m.channel WHEN 'email' THEN l.email ELSE l.phone END)) AS w(written)
@@ -31,6 +33,8 @@ CROSS JOIN LATERAL (SELECT CASE
     WHEN l.do_not_contact THEN 'do not contact'
     WHEN x.reason IS NOT NULL THEN 'excluded: ' || x.reason
     WHEN l.stage_seq <> m.stage_seq THEN 'the lead has left that stage' END AS reason) AS why
+LEFT JOIN (SELECT 'sending is stopped: ' || reason AS reason, timestamptz '9999-01-01 00:00 UTC' AS until
+           FROM sending WHERE stopped_at IS NOT NULL) AS stopped ON true
 
 -- name: cancelled
 UPDATE messages SET status = 'cancelled', reason = 'its task was cancelled'

@@ -218,7 +218,7 @@ def test_every_statement_says_what_to_do(situation: str) -> None:
     assert explanation.waiting_for
     assert all(wait.what and wait.do for wait in explanation.waiting_for)
     assert all(g.reason for g in explanation.gates)
-    assert len({g.name for g in explanation.gates}) == len(explanation.gates) == 11
+    assert len({g.name for g in explanation.gates}) == len(explanation.gates) == 12
     assert explanation.document().keys() == {"lead_id", "stage", "summary", "next", "gates", "waiting_for"}
 
 

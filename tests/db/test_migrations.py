@@ -174,3 +174,16 @@ async def test_it_is_migrated_in_the_embedded_server(home: Path) -> None:
     assert (await orchestrator(home, "db", "migrate")).out == "applied: 2, 3\n"
     assert (await orchestrator(home, "run", "--once", "--dry-run")).code == 0
     assert "leads      6" in (await orchestrator(home, "db", "status")).out
+
+
+async def test_a_restored_old_database_sends_nothing_when_it_is_migrated(home: Path, old: str, server: Server) -> None:
+    """Mutant: the table `sending` is made anew by its migration."""
+    assert (await orchestrator(home, "db", "backup", "old.dump", DATABASE_URL=old)).code == 0
+    copy = await server.clone("template0")
+    for words in (("restore", "old.dump"), ("migrate",)):
+        said = await orchestrator(home, "db", *words, DATABASE_URL=copy)
+        assert said.code == 0, said.err
+    conn = await connect(copy)
+    assert await conn.fetchval("SELECT reason FROM sending WHERE stopped_at IS NOT NULL") == "restored from old.dump"
+    await conn.close()
+    await server.drop(copy)

@@ -246,6 +246,7 @@ async def test_a_refused_message_doesnt_keep_another_from_being_sent(dsn: str, c
 FORBID = [
     "INSERT INTO email_exclusions (address) VALUES ('+447700900123')",  # which is not how the lead's number is written
     "UPDATE leads SET stage = 'DEAD_LEAD'",
+    "UPDATE sending SET stopped_at = clock()",
 ]
 
 

@@ -18,6 +18,9 @@ SELECT kind, count(*) AS n FROM orchestrator.tasks GROUP BY kind HAVING kind <> 
 SELECT key, count(*) AS n FROM orchestrator.tasks WHERE status = 'available' AND key IS NOT NULL
 GROUP BY key HAVING count(*) > $1 ORDER BY n DESC, key LIMIT 20
 
+-- name: stopped
+SELECT stopped_by, reason FROM orchestrator.sending WHERE stopped_at IS NOT NULL
+
 -- name: sandboxed
 SELECT coalesce(obj_description('orchestrator'::regnamespace, 'pg_namespace'), '') LIKE '%orchestrator sandbox%'
 

@@ -11,6 +11,9 @@ FROM orchestrator.tasks
 SELECT (SELECT count(*) FROM orchestrator.leads) AS leads,
        (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'orchestrator%') AS daemons
 
+-- name: name_backup
+UPDATE orchestrator.sending SET stopped_by = $1, reason = 'restored from ' || $2::text
+
 -- name: set_aside
 SELECT count(*) FILTER (WHERE status = 'awaiting_approval') AS awaiting, count(*) FILTER (WHERE status = 'unknown') AS unknown
 FROM orchestrator.messages
