@@ -327,12 +327,20 @@ def _rows(effects: Effects) -> Iterator[tuple[str, UUID]]:
             yield "replies", effect.reply_id
 
 
+def _pauses(row: tuple[int, Effect]) -> bool:
+    """Whether it takes the deadline away: it comes last, or a word of the lead's in the same batch gives it back."""
+    effect = row[1]
+    if not isinstance(effect, Change):
+        return False
+    return effect.set_deadline and effect.deadline_at is None and effect.deadline_step is None
+
+
 def _rounds(kind: type[Written], rows: list[tuple[int, Effect]]) -> list[list[tuple[int, Effect]]]:
     """A set-based UPDATE applies one change per row, so a second one for the same lead goes into a second round."""
     if kind not in ONE_PER_LEAD or len({effect.lead_id for _, effect in rows}) == len(rows):  # type: ignore[union-attr]  # as below
         return [rows] if rows else []
     rounds: list[dict[UUID, tuple[int, Effect]]] = [{}]
-    for row in rows:
+    for row in sorted(rows, key=_pauses):
         lead_id: UUID = row[1].lead_id  # type: ignore[union-attr,assignment]  # both kinds have one
         place = next((r for r in rounds if lead_id not in r), None)
         if place is None:

@@ -49,6 +49,7 @@ class Letter:
 
     row: Mapping[str, Any]
     lead: Lead | None
+    owes_more: bool = False  # it is an answer, and not the last one that we owe
 
     @property
     def id(self) -> UUID:
@@ -113,7 +114,10 @@ class Messages(Writer):
     async def load(self, conn: Connection, tasks: Sequence[Task]) -> Mapping[int, Letter]:
         """Each task's message with its lead."""
         rows = await conn.fetch(SQL["load"], [t.payload["message_id"] for t in tasks])
-        letters = {str(r["message"]["id"]): Letter(r["message"], Lead(r["lead"]) if r["lead"] else None) for r in rows}
+        letters = {
+            str(r["message"]["id"]): Letter(r["message"], Lead(r["lead"]) if r["lead"] else None, bool(r["owes_more"]))
+            for r in rows
+        }
         return {t.id: letters[t.payload["message_id"]] for t in tasks if t.payload["message_id"] in letters}
 
     async def commit(self, conn: Connection, effects: Sequence[tuple[Task, Effects]]) -> None:
@@ -263,7 +267,7 @@ def _deadline_again(letter: Letter, task: Task, pipelines: Pipelines) -> dict[st
     if lead is None:
         return {}
     deadlines = pipelines[lead.pipeline].by_name[lead.stage].deadlines
-    paused = lead.deadline_at is None and letter.row["template"] in OWED_ANSWERS
+    paused = lead.deadline_at is None and letter.row["template"] in OWED_ANSWERS and not letter.owes_more
     late = lead.deadline_at is not None and lead.deadline_at <= task.now and letter.row["stage_seq"] == lead.stage_seq
     if not (paused or late) or lead.deadline_step >= len(deadlines):
         return {}

@@ -87,6 +87,12 @@ BEGIN
     RETURN NEW;
 END $$;
 
+CREATE FUNCTION owes_answer(to_lead uuid, entry int, besides uuid DEFAULT NULL) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT EXISTS (SELECT FROM orchestrator.messages m
+                   WHERE m.lead_id = to_lead AND m.stage_seq = entry AND m.id IS DISTINCT FROM besides
+                     AND m.template IN ('COUNTER', 'QUESTION') AND m.status IN ('scheduled', 'sending', 'failed', 'unknown'))
+$$;
+
 CREATE OR REPLACE FUNCTION leads_before_update() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
 DECLARE
@@ -145,8 +151,9 @@ BEGIN
             NEW.touched := 3;
         END IF;
     ELSIF NEW.last_inbound_at > coalesce(OLD.last_inbound_at, '-infinity') AND NEW.deadline_at IS NOT DISTINCT FROM OLD.deadline_at THEN
-        -- The lead's own word: its silence begins anew.
-        SELECT NEW.last_inbound_at + s.deadlines[1] AS at INTO st FROM stages s WHERE s.pipeline = NEW.pipeline AND s.name = NEW.stage;
+        -- The lead's own word: its silence begins anew, but not before we have answered.
+        SELECT CASE WHEN NOT owes_answer(NEW.id, NEW.stage_seq) THEN NEW.last_inbound_at + s.deadlines[1] END AS at INTO st
+        FROM stages s WHERE s.pipeline = NEW.pipeline AND s.name = NEW.stage;
         NEW.deadline_step := 0;
         NEW.deadline_at := st.at;
     END IF;

@@ -1,5 +1,7 @@
 -- name: load
-SELECT m AS message, l AS lead FROM messages m LEFT JOIN leads l ON l.id = m.lead_id WHERE m.id = ANY ($1)
+SELECT m AS message, l AS lead,
+       CASE WHEN m.template IN ('COUNTER', 'QUESTION') THEN owes_answer(m.lead_id, m.stage_seq, besides => m.id) END AS owes_more
+FROM messages m LEFT JOIN leads l ON l.id = m.lead_id WHERE m.id = ANY ($1)
 
 -- name: admit
 -- The last word before a message goes out: $1 messages, $2 addresses. What is admitted is `sending` from now on.

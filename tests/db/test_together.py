@@ -206,6 +206,22 @@ async def test_what_writes_one_lead_twice_takes_a_transaction(conn: Connection, 
     assert await _stage(conn, lead) == {"stage": "AI_CONVERSATION", "data": {"a": 1, "b": 2}}
 
 
+@pytest.mark.parametrize("first", [0, 1])
+async def test_a_word_of_the_lead_in_the_batch_that_pauses_its_deadline_leaves_it_paused(
+    conn: Connection, first: int
+) -> None:
+    """Mutant: take the rounds of `_rounds` in the order of the tasks."""
+    (_, task), (_, other) = [await _entry(conn) for _ in range(2)]
+    lead = await conn.fetchval("INSERT INTO leads (stage, name) VALUES ('OFFER_MADE', 'Ann') RETURNING id")
+    said = await conn.fetchval("SELECT clock()")
+    asks: tuple[Effect, ...] = (Change(lead, 1, set_deadline=True), Send(lead, "QUESTION", "k", stage_seq=1))
+    batch = [(task, asks), (other, (Change(lead, last_inbound_at=said),))]
+    await Writer().commit(conn, [batch[first], batch[1 - first]])
+    row = await conn.fetchrow("SELECT deadline_at, last_inbound_at FROM leads WHERE id = $1", lead)
+    assert row is not None
+    assert tuple(row) == (None, said)
+
+
 # -- reservations
 
 

@@ -111,6 +111,42 @@ async def test_an_answer_that_can_not_be_given_keeps_the_deadline_paused(dsn: st
         assert await overdue_in(t, lead) == 48
 
 
+@pytest.mark.parametrize("failure", [Refuses(503, retry_after_s=100 * 3600), Refuses(400)], ids=["waits", "failed"])
+async def test_another_word_while_we_owe_an_answer_keeps_the_deadline_paused(dsn: str, failure: Refuses) -> None:
+    """Mutant: let `owes_answer` be false, and 48 h after its second word the lead gets a video instead of an answer."""
+    async with scenario(dsn) as t:
+        lead = await at(t, "OFFER_MADE")
+        t.engines.on("sms", failure, template="QUESTION", times=1)
+        await t.reply(lead, "Is it cash?", "question")
+        await t.after(hours=20)
+        await t.reply(lead, "Hello? Anybody there?", "unclear")
+        assert await t.get(lead, "deadline_at") is None
+        await t.after(hours=79)
+        await t.expect(lead, "OFFER_MADE")
+        await t.after(hours=1)
+        for dead in await t.dead(lead):
+            await t.retry(dead["id"])
+        await t.expect_sent(lead, "QUESTION")
+        assert await overdue_in(t, lead) == 48
+        await t.after(hours=40)
+        await t.reply(lead, "Let me think", "unclear")
+        assert await overdue_in(t, lead) == 48
+
+
+async def test_the_deadline_restarts_with_the_last_answer_that_we_owe(dsn: str) -> None:
+    """Mutant: leave out `not letter.owes_more`, and it restarts with the counter-offer's."""
+    async with scenario(dsn) as t:
+        lead = await at(t, "OFFER_MADE")
+        t.engines.on("sms", Refuses(503, retry_after_s=100 * 3600), template="QUESTION", times=1)
+        await t.reply(lead, "Is it cash?", "question")
+        await t.reply(lead, "And would you go to 170?", "counter")
+        await t.expect_sent(lead, "COUNTER")
+        assert await t.get(lead, "deadline_at") is None
+        await t.after(hours=100)
+        await t.expect_sent(lead, "QUESTION")
+        assert await overdue_in(t, lead) == 48
+
+
 async def test_two_questions_owe_two_answers(dsn: str) -> None:
     async with scenario(dsn) as t:
         lead = await at(t, "OFFER_MADE")
