@@ -99,8 +99,10 @@ def _set_gauges(metrics: Metrics, counts: Counts | None) -> None:
 
 
 ROUTES = (
-    Route("GET", "/healthz", healthz, {200: Alive}, open=True),
+    Route("GET", "/healthz", healthz, {200: Alive}, open=True, early=True),
     Route("GET", "/readyz", readyz, {200: Alive}, problems=(503,), open=True, timeout_s=2 * READY_S),
-    Route("GET", "/api/health", show_health, {200: Health}, open=True),
-    Route("GET", "/metrics", show_metrics, {200: None}, media=("text/plain", "application/openmetrics-text")),
+    Route("GET", "/api/health", show_health, {200: Health}, open=True, early=True),
+    Route(
+        "GET", "/metrics", show_metrics, {200: None}, media=("text/plain", "application/openmetrics-text"), early=True
+    ),
 )

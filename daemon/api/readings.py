@@ -24,14 +24,18 @@ T = TypeVar("T")
 class Cached(Generic[T]):
     """A reading taken anew at most every `least_s`, by one asker for all; None if it can't be had in time."""
 
-    def __init__(self, read: Callable[[], Awaitable[T]], least_s: float, patience_s: float) -> None:
-        self._read, self._least_s, self._patience_s = read, least_s, patience_s
+    def __init__(
+        self, read: Callable[[], Awaitable[T]], least_s: float, patience_s: float, possible: Callable[[], bool]
+    ) -> None:
+        self._read, self._least_s, self._patience_s, self._possible = read, least_s, patience_s, possible
         self._value: T | None = None
         self._good_until = 0.0
         self._turn = asyncio.Lock()
 
     async def get(self) -> T | None:
         """The last reading, or a new one if that has grown old."""
+        if not self._possible():
+            return None
         async with self._turn:
             if time.monotonic() >= self._good_until:
                 await self._renew()
@@ -77,8 +81,12 @@ class Readings:
 
     def __init__(self, pool: Pool, daemon: "Daemon") -> None:
         self._pool, self._daemon = pool, daemon
-        self.queue = Cached(self._read_queue, 1.0, 1.0)
-        self.counts = Cached(self._read_counts, 5.0, 5.0)
+        self.queue = Cached(self._read_queue, 1.0, 1.0, self._possible)
+        self.counts = Cached(self._read_counts, 5.0, 5.0, self._possible)
+
+    def _possible(self) -> bool:
+        """Before the daemon is at work, nobody knows what the database is."""
+        return self._daemon.at_work
 
     async def _read_queue(self) -> QueueState:
         async with self._pool.acquire() as conn:

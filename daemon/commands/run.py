@@ -152,11 +152,20 @@ async def _live(options: Options, settings: Settings, database: access.Database)
         dsn = await access.writable(database.dsn) if options.once else database.dsn
         daemon = Daemon(sandbox.settings if sandbox else settings, dsn, database.listen_dsn)
         await stack.enter_async_context(daemon.assembled())
+        if not options.once:
+            await stack.enter_async_context(_served(daemon))
         await _open_database(daemon, sandbox, wait=not options.once)
         if options.once:
             await _once(daemon)
         else:
             await daemon.run((*_extras(daemon, database), *_scenes(daemon, database, sandbox, options.play)))
+
+
+def _served(daemon: Daemon) -> AbstractAsyncContextManager[None]:
+    """From the start on, so that whoever asks learns that the database is away."""
+    from daemon.api.server import serving  # noqa: PLC0415 - `--once` needs no server
+
+    return serving(daemon)
 
 
 def _sandbox(settings: Settings, play: Play) -> AbstractAsyncContextManager["Sandbox"]:
@@ -212,10 +221,7 @@ async def _once(daemon: Daemon) -> None:
 
 def _extras(daemon: Daemon, database: access.Database) -> Iterator[Extra]:
     """What runs beside the daemon's own parts."""
-    from daemon.api.server import serve  # noqa: PLC0415 - `--once` needs no server
-
     yield _announce(daemon)
-    yield serve(daemon)
     if database.embedded is not None:
         yield database.embedded.watch()
 

@@ -6,8 +6,10 @@ import socket
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+import aiohttp
 import orjson
 import psutil
 import pytest
@@ -243,14 +245,45 @@ async def test_a_dead_host_holds_up_no_command(home: Path, dsn: str, silence: in
             assert said.code == 0, said.err
 
 
-async def test_waits_for_its_database_and_says_so(home: Path, dsn: str) -> None:
-    async with proxy(dsn) as between:
-        await between.refuse()
-        with running(home, "run", DATABASE_URL=between.dsn(dsn)) as waiting:
+@pytest.mark.parametrize("how", ["refused", "silent"])
+async def test_waits_for_its_database_and_says_so(home: Path, dsn: str, how: str) -> None:
+    """Mutants: `_live` serves after the database is open; `Resource.respond` looks at `early` alone."""
+    port = str(free_port())
+    url = f"http://127.0.0.1:{port}"
+    async with proxy(dsn) as between, aiohttp.ClientSession(url) as http:
+        if how == "refused":
+            await between.refuse()
+        else:
+            between.go_silent(new_ones_too=True)
+        with running(home, "run", DATABASE_URL=between.dsn(dsn), ORCHESTRATOR_API__PORT=port) as waiting:
+            await waiting.until_said("API listening")
+            for path in ("/readyz", "/api/leads", "/api/openapi.json"):
+                away = await _asked(http, path, 503)
+                assert away["detail"] == "the database is away"
+            assert (await _asked(http, "/healthz", 200))["status"] == "ok"
+            health = await _asked(http, "/api/health", 200)
+            assert (health["status"], health["listener"], health["queueDepth"]) == ("degraded", False, None)
+            async with http.get("/metrics") as metrics:
+                assert "orchestrator_listener_connected 0.0" in await metrics.text()
             await waiting.until_said("waiting for the database")
-            await between.admit()
+            if how == "refused":
+                await between.admit()
+            else:
+                between.silent = False
+                between.cut()
             await waiting.until_said("ready")
+            for path in ("/readyz", "/api/leads"):
+                await _asked(http, path, 200)
             assert await waiting.stopped(signal.SIGTERM, within=END_S) == 0
+
+
+async def _asked(http: aiohttp.ClientSession, path: str, status: int) -> dict[str, Any]:
+    """What the API says there, which has to come with that status."""
+    async with http.get(path) as answer:
+        said = await answer.json(content_type=None)
+        assert answer.status == status, said
+        assert (answer.content_type == "application/problem+json") == (status >= 400)
+        return dict(said)
 
 
 async def test_can_be_ended_while_it_waits(home: Path) -> None:
