@@ -264,7 +264,7 @@ class Daemon:
             needed = ("committer", "reservations", "settlements", "leases")
             started = [self._spawn(_supervised(name, self._parts()[name])) for name in needed]
             await self.timers.fire()
-            await self.sweep.run()
+            await self.sweep.run(whole=True)
             attempted = await self.worker.drain()
             for task in started:
                 task.cancel()

@@ -15,7 +15,7 @@ SQL = Statements("handlers", "sweep.sql")
 def steps(settings: Settings, metrics: Metrics) -> list[Step]:
     """In the order in which they run."""
     repairs = [Step(name, _repair(name)) for name in SWEEP_STEPS]
-    archive = Step("dead_lead_archive", _archive(settings.history.dead_leads_archived_after_days))
+    archive = Step("dead_lead_archive", _archive(settings.history.dead_leads_archived_after_days), repair=False)
     return [*repairs, archive, Step("metrics", _measure(metrics)), Step("alerts", _alerts(metrics))]
 
 
@@ -33,8 +33,7 @@ def _repair(name: str) -> Any:
 
 def _archive(days: int) -> Any:
     async def archive(conn: Connection) -> int:
-        await conn.execute(SQL["archive"], days)
-        return 0
+        return changed(await conn.execute(SQL["archive"], days))
 
     return archive
 

@@ -189,6 +189,32 @@ async def test_once_drains_and_leaves_and_opens_no_port(home: Path, dsn: str, co
     assert await conn.fetchval("SELECT count(*) FROM schedules WHERE next_slot IS NULL") == 0
 
 
+OVERDUE = """
+INSERT INTO leads (name, phone, stage, deadline_at)
+SELECT 'Ann', '+14155550100', 'AI_CONVERSATION', now() - interval '1 hour' FROM generate_series(1, 2100)"""
+WITHOUT_TASK = """
+INSERT INTO leads (name, phone) SELECT 'Ann', '+14155550100' FROM generate_series(1, 5001);
+DELETE FROM tasks"""
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        (OVERDUE, "SELECT count(*) FROM leads WHERE deadline_at <= now()"),
+        (WITHOUT_TASK, "SELECT count(*) FROM leads WHERE stage = 'NEW_LEAD'"),
+    ],
+    ids=["deadlines", "entries"],
+)
+async def test_once_leaves_nothing_that_is_due(home: Path, dsn: str, conn: Connection, given: str, left: str) -> None:
+    """More than one step of a sweep takes. Mutant: `Daemon.once` sweeps without `whole`."""
+    await conn.execute(given)
+    assert await conn.fetchval(left) > 1000
+    said = await orchestrator(home, "run", "--once", "--dry-run", DATABASE_URL=dsn)
+    assert said.code == 0, said.err
+    assert await conn.fetchval(left) == 0
+    assert await conn.fetchval("SELECT count(*) FROM tasks WHERE run_at <= now()") == 0
+
+
 async def test_once_gives_back_on_sigterm(home: Path, dsn: str, conn: Connection, silence: int) -> None:
     settings = {"ORCHESTRATOR_ENGINES__SMS__URL": f"http://127.0.0.1:{silence}", "ORCHESTRATOR_SHUTDOWN_GRACE_S": "0.2"}
     await conn.execute("INSERT INTO leads (name, phone) VALUES ('Ann', '+14155550100')")
