@@ -85,6 +85,8 @@ def _set_gauges(metrics: Metrics, counts: Counts | None) -> None:
     """Show the counts; while they can't be had, show none rather than old ones."""
     metrics.queue_tasks.clear()
     metrics.leads.clear()
+    metrics.approvals_pending.clear()
+    metrics.alerts_active.clear()
     metrics.budget_used.clear()
     metrics.campaign_runs.show(counts.runs if counts else {})
     metrics.approvals.show(counts.approvals if counts else {})
@@ -94,6 +96,10 @@ def _set_gauges(metrics: Metrics, counts: Counts | None) -> None:
             metrics.queue_tasks.labels(status).set(getattr(counts.queue, status))
         for of_stage, number in counts.leads.items():
             metrics.leads.labels(*of_stage).set(number)
+        for of_checkpoint, number in counts.pending.items():
+            metrics.approvals_pending.labels(*of_checkpoint).set(number)
+        for of_alert, number in counts.alerts.items():
+            metrics.alerts_active.labels(*of_alert).set(number)
         for of_campaign, share in counts.budgets.items():
             metrics.budget_used.labels(*of_campaign).set(share)
 

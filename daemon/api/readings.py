@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SQL = Statements("daemon.api", "health.sql")
 SHARE = 0.02
 """At most this share of one connection's time goes into a reading, however large the tables are."""
-COUNTED = ("leads_by_stage", "runs_ended", "approvals_decided")
+COUNTED = ("leads_by_stage", "runs_ended", "approvals_decided", "approvals_pending", "alerts_active")
 
 log = get_logger("api")
 T = TypeVar("T")
@@ -73,6 +73,8 @@ class Counts:
     leads: Mapping[tuple[str, ...], int]  # by pipeline and stage
     runs: Mapping[tuple[str, ...], int]  # ended, by campaign and status
     approvals: Mapping[tuple[str, ...], int]  # by checkpoint and decision
+    pending: Mapping[tuple[str, ...], int]  # by checkpoint
+    alerts: Mapping[tuple[str, ...], int]  # unresolved, by type and severity
     budgets: Mapping[tuple[str, str], float]  # the used share, by campaign and window
 
 
@@ -96,10 +98,11 @@ class Readings:
     async def _read_counts(self) -> Counts:
         queue = await self._read_queue()
         async with self._pool.acquire() as conn:
-            leads, runs, approvals = [await _counted(conn, name) for name in COUNTED]
-            return Counts(queue, leads, runs, approvals, await self._daemon.catalogue.budgets_used(conn))
+            leads, runs, approvals, pending, alerts = [await _counted(conn, name) for name in COUNTED]
+            budgets = await self._daemon.catalogue.budgets_used(conn)
+        return Counts(queue, leads, runs, approvals, pending, alerts, budgets)
 
 
 async def _counted(conn: Connection, name: str) -> Mapping[tuple[str, ...], int]:
-    """A count by two texts."""
-    return {(first, second): n for first, second, n in await conn.fetch(SQL[name])}
+    """A count by texts."""
+    return {tuple(of): n for *of, n in await conn.fetch(SQL[name])}
