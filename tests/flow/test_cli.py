@@ -241,7 +241,29 @@ async def test_refuses_a_schema_of_another_version(home: Path, dsn: str, conn: C
 
 async def test_refuses_a_taken_port(home: Path, dsn: str, silence: int) -> None:
     said = await orchestrator(home, "run", DATABASE_URL=dsn, ORCHESTRATOR_API__PORT=str(silence))
-    failed_clearly(said, f"127.0.0.1:{silence} is in use", "ORCHESTRATOR_API__PORT")
+    failed_clearly(said, f"127.0.0.1:{silence} is in use: free it, or set ORCHESTRATOR_API__PORT")
+
+
+@pytest.mark.parametrize("embedded", [False, True], ids=["its own database", "the embedded one"])
+async def test_a_second_daemon_on_the_port_of_the_first_names_that(home: Path, dsn: str, *, embedded: bool) -> None:
+    """Mutant: port.sql `neighbour` asks for another host."""
+    settings = {"ORCHESTRATOR_API__PORT": str(free_port()), "ORCHESTRATOR_SHUTDOWN_GRACE_S": "0.5"}
+    settings |= {} if embedded else {"DATABASE_URL": dsn}
+    with running(home, "run", **settings) as first:
+        await first.until_said("ready")
+        second = await orchestrator(home, "run", **settings)
+        assert second.code == 1
+        assert second.err == (
+            f"a daemon already runs here (pid {first.process.pid} on {socket.gethostname()}, "
+            f"http://127.0.0.1:{settings['ORCHESTRATOR_API__PORT']}): stop it first, or set ORCHESTRATOR_API__PORT to "
+            "run a second one\n"
+        )
+        assert first.process.poll() is None
+        first.process.kill()
+        first.process.wait()
+        with socket.create_server(("127.0.0.1", int(settings["ORCHESTRATOR_API__PORT"]))):
+            third = await orchestrator(home, "run", **settings)
+        failed_clearly(third, "is in use: free it")
 
 
 @pytest.mark.parametrize("words", [("run",), ("run", "--once"), ("db", "status")])
