@@ -104,6 +104,7 @@ class Daemon:
     sweep: Sweep = field(init=False)
     ledger: Ledger = field(init=False)
     engines: Engines = field(init=False)
+    at_work: bool = False  # its database was there and is fit for it
     _tasks: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _connected: asyncio.Event = field(default_factory=asyncio.Event)
@@ -217,6 +218,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._stop.set)
+        self.at_work = True
         async with self._tasks:
             started = [self._spawn(_supervised(name, part)) for name, part in self._parts().items()]
             started += [self._spawn(extra) for extra in extras]
@@ -262,7 +264,7 @@ class Daemon:
             needed = ("committer", "reservations", "settlements", "leases")
             started = [self._spawn(_supervised(name, self._parts()[name])) for name in needed]
             await self.timers.fire()
-            await self.sweep.run()
+            await self.sweep.run(whole=True)
             attempted = await self.worker.drain()
             for task in started:
                 task.cancel()

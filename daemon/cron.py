@@ -109,23 +109,26 @@ class Cron:
         return again if runs_always and again > local.astimezone(UTC) else None
 
 
-def due_slots(cron: Cron, last_slot: datetime | None, now: datetime, grace_s: float) -> Slots:
-    """Of the slots after `last_slot` and until `now` only the youngest fires, if it is younger than the grace."""
-    if last_slot is None or last_slot >= now:
-        return Slots(None, (), cron.next_after(max(last_slot or now, now)))
-    due = _youngest(cron, last_slot, now)
+def due_slots(cron: Cron, next_slot: datetime | None, now: datetime, grace_s: float) -> Slots:
+    """Of `next_slot` and the slots after it, until `now`, only the youngest fires, if it is younger than the grace.
+
+    `next_slot` is a slot whatever the cron says: a person may have set it. Without one the schedule begins now.
+    """
+    if next_slot is None or next_slot > now:
+        return Slots(None, (), next_slot or cron.next_after(now))
+    due = _youngest(cron, next_slot, now)
     fire = due[-1] if due and (now - due[-1]).total_seconds() <= max(grace_s, ON_TIME_S) else None
     return Slots(fire, due[:-1] if fire else due, cron.next_after(now))
 
 
-def _youngest(cron: Cron, after: datetime, until: datetime) -> tuple[datetime, ...]:
-    """The slots in (after, until], oldest first; of very many the youngest."""
+def _youngest(cron: Cron, first: datetime, until: datetime) -> tuple[datetime, ...]:
+    """`first` and the slots in (first, until], oldest first; of very many the youngest."""
     found: list[datetime] = []
     slot = cron.previous(until + _TICK)
-    while slot > after and len(found) <= MISSED_LISTED:
+    while slot > first and len(found) <= MISSED_LISTED:
         found.append(slot)
         slot = cron.previous(slot)
-    return tuple(reversed(found))
+    return tuple(reversed(found if len(found) > MISSED_LISTED else [*found, first]))
 
 
 @lru_cache(maxsize=1024)

@@ -18,10 +18,11 @@ log = get_logger("sweep")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of a sweep; answers how many causes it found without their task."""
+    """One step of a sweep; answers how much it did, a bounded bite: of a `repair`, causes found without their task."""
 
     name: str
     run: Callable[[Connection], Awaitable[int]]
+    repair: bool = True
 
 
 @dataclass(slots=True)
@@ -33,29 +34,35 @@ class Sweep:
     metrics: Metrics
     last: datetime | None = None
 
-    async def run(self) -> int:
-        """Run every step, each in its own transaction; the number of causes found."""
-        began, found = time.perf_counter(), 0
-        results = [await self._step(step) for step in self.steps]
-        found = sum(n for n in results if n is not None)
+    async def run(self, *, whole: bool = False) -> int:
+        """Run every step, each in its own transaction, or as many as leave it nothing; the number of causes found."""
+        began = time.perf_counter()
+        results = [await (self._whole(step) if whole else self._step(step)) for step in self.steps]
+        found = sum(n or 0 for step, n in zip(self.steps, results, strict=True) if step.repair)
         if None not in results:
             self.metrics.sweep_last_success.set_to_current_time()
             self.last = datetime.now().astimezone()
         log.info("swept", found=found, seconds=round(time.perf_counter() - began, 4), failed=results.count(None))
         return found
 
+    async def _whole(self, step: Step) -> int | None:
+        total = 0
+        while did := await self._step(step):
+            total += did
+        return None if did is None else total
+
     async def _step(self, step: Step) -> int | None:
         try:
             with self.metrics.sweep_seconds.labels(step.name).time():
                 async with self.pool.acquire() as conn, conn.transaction():
-                    found = await step.run(conn)
+                    did = await step.run(conn)
         except (*UNREACHABLE, asyncpg.PostgresError) as error:
             log.error("sweep step failed", step=step.name, error=str(error))
             return None
-        if found:
-            self.metrics.found_by_sweep.inc(found)
-            log.warning("sweep found work without a task", step=step.name, found=found)
-        return found
+        if did and step.repair:
+            self.metrics.found_by_sweep.inc(did)
+            log.warning("sweep found work without a task", step=step.name, found=did)
+        return did
 
 
 def strange_kinds(known: Collection[str]) -> Step:
@@ -70,9 +77,9 @@ def strange_kinds(known: Collection[str]) -> Step:
         taken_up = changed(await conn.execute(SQL["take_up"], names))
         if taken_up:
             log.info("tasks that had been set aside are due again", tasks=taken_up)
-        return 0
+        return aside + taken_up
 
-    return Step("strange_kinds", look)
+    return Step("strange_kinds", look, repair=False)
 
 
 def changed(tag: str) -> int:

@@ -8,7 +8,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Protocol
 
 import asyncpg
@@ -23,7 +22,6 @@ from daemon.worker import Worker
 SQL = Statements("daemon", "worker.sql")
 log = get_logger("timers")
 
-TICK = timedelta(microseconds=1)
 Job = Callable[[], Awaitable[None]]
 
 
@@ -120,8 +118,7 @@ class Timers:
         cron = self._cron(row)
         if cron is None:
             return
-        since = row["next_slot"] - TICK if row["next_slot"] else row["now"]  # a new or edited schedule begins now
-        slots = due_slots(cron, since, row["now"], row["grace_s"])
+        slots = due_slots(cron, row["next_slot"], row["now"], row["grace_s"])
         if slots.missed:
             log.warning("slots missed", name=row["name"], count=len(slots.missed), last=slots.missed[-1].isoformat())
         if await calendar.take(conn, row, slots) and slots.fire is not None:

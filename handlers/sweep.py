@@ -15,8 +15,8 @@ SQL = Statements("handlers", "sweep.sql")
 def steps(settings: Settings, metrics: Metrics) -> list[Step]:
     """In the order in which they run."""
     repairs = [Step(name, _repair(name)) for name in SWEEP_STEPS]
-    archive = Step("dead_lead_archive", _archive(settings.history.dead_leads_archived_after_days))
-    return [*repairs, archive, Step("metrics", _measure(metrics)), Step("alerts", _alerts(metrics))]
+    archive = Step("dead_lead_archive", _archive(settings.history.dead_leads_archived_after_days), repair=False)
+    return [*repairs, archive, Step("metrics", _measure(metrics)), Step("alerts", _alerts)]
 
 
 def _repair(name: str) -> Any:
@@ -33,8 +33,7 @@ def _repair(name: str) -> Any:
 
 def _archive(days: int) -> Any:
     async def archive(conn: Connection) -> int:
-        await conn.execute(SQL["archive"], days)
-        return 0
+        return changed(await conn.execute(SQL["archive"], days))
 
     return archive
 
@@ -49,19 +48,10 @@ def _measure(metrics: Metrics) -> Any:
     return measure
 
 
-def _alerts(metrics: Metrics) -> Any:
-    async def alerts(conn: Connection) -> int:
-        await conn.execute(SQL["resolve"])
-        await conn.execute(SQL["outlived"])
-        metrics.alerts_active.clear()
-        for row in await conn.fetch(SQL["alerts"]):
-            metrics.alerts_active.labels(row["type"], row["severity"]).set(row["n"])
-        metrics.approvals_pending.clear()
-        for row in await conn.fetch(SQL["gauges"]):
-            metrics.approvals_pending.labels(row["checkpoint"]).set(row["n"])
-        return 0
-
-    return alerts
+async def _alerts(conn: Connection) -> int:
+    await conn.execute(SQL["resolve"])
+    await conn.execute(SQL["outlived"])
+    return 0
 
 
 async def daily(conn: Connection, stale_days: int) -> None:

@@ -37,7 +37,7 @@ from daemon.api import (
 )
 from daemon.api.auth import authorize
 from daemon.api.connection import HEADERS, refusal
-from daemon.api.problems import Problem, problem_of
+from daemon.api.problems import RETRY, Problem, problem_of
 from daemon.api.reading import read
 from daemon.api.route import Answer, Api, Route
 
@@ -81,6 +81,8 @@ class Resource:
         route = self.routes.get("GET" if request.method == "HEAD" else request.method)
         if route is None:
             raise Problem(405, f"{request.method} is not possible here", headers={"Allow": ", ".join(self._methods())})
+        if not (route.early or self.api.daemon.at_work):
+            raise Problem(503, "the database is away", headers=RETRY)
         given = await read(request, route, self.api.bounds)
         async with asyncio.timeout(route.timeout_s):
             answer = await route.handler(self.api, given)

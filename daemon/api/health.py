@@ -85,6 +85,8 @@ def _set_gauges(metrics: Metrics, counts: Counts | None) -> None:
     """Show the counts; while they can't be had, show none rather than old ones."""
     metrics.queue_tasks.clear()
     metrics.leads.clear()
+    metrics.approvals_pending.clear()
+    metrics.alerts_active.clear()
     metrics.budget_used.clear()
     metrics.transitions.show(counts.transitions if counts else {})
     metrics.invalid_transitions.show(counts.invalid_transitions if counts else {})
@@ -96,13 +98,19 @@ def _set_gauges(metrics: Metrics, counts: Counts | None) -> None:
             metrics.queue_tasks.labels(status).set(getattr(counts.queue, status))
         for of_stage, number in counts.leads.items():
             metrics.leads.labels(*of_stage).set(number)
+        for of_checkpoint, number in counts.pending.items():
+            metrics.approvals_pending.labels(*of_checkpoint).set(number)
+        for of_alert, number in counts.alerts.items():
+            metrics.alerts_active.labels(*of_alert).set(number)
         for of_campaign, share in counts.budgets.items():
             metrics.budget_used.labels(*of_campaign).set(share)
 
 
 ROUTES = (
-    Route("GET", "/healthz", healthz, {200: Alive}, open=True),
+    Route("GET", "/healthz", healthz, {200: Alive}, open=True, early=True),
     Route("GET", "/readyz", readyz, {200: Alive}, problems=(503,), open=True, timeout_s=2 * READY_S),
-    Route("GET", "/api/health", show_health, {200: Health}, open=True),
-    Route("GET", "/metrics", show_metrics, {200: None}, media=("text/plain", "application/openmetrics-text")),
+    Route("GET", "/api/health", show_health, {200: Health}, open=True, early=True),
+    Route(
+        "GET", "/metrics", show_metrics, {200: None}, media=("text/plain", "application/openmetrics-text"), early=True
+    ),
 )

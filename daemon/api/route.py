@@ -112,6 +112,7 @@ class Route:
     open: bool = False  # needs no credential, or checks one of its own
     signed: bool = False  # its handler reads the body, once it has checked the signature over it
     unread: bool = False  # its handler reads the body, being stricter or laxer than a model
+    early: bool = False  # answers also as long as the daemon waits for its first connection to the database
     timeout_s: float | None = 15.0  # None: a stream
     media: tuple[str, ...] = ()  # of answers that are no JSON, or not only
     takes: tuple[str, ...] = ("application/json",)  # what the body may be; JSON or a form, of the same fields

@@ -2,6 +2,8 @@
 
 import asyncio
 import errno
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -33,7 +35,14 @@ WRITES = {**SESSION, "lock_timeout": "3s", "idle_in_transaction_session_timeout"
 
 
 async def serve(daemon: "Daemon", bounds: Bounds | None = None) -> None:
-    """Serve the API until cancelled; OrchestratorError if its address can't be had."""
+    """Serve the API until cancelled."""
+    async with serving(daemon, bounds):
+        await asyncio.Event().wait()
+
+
+@asynccontextmanager
+async def serving(daemon: "Daemon", bounds: Bounds | None = None) -> AsyncIterator[None]:
+    """Serve the API as long as the block lasts; OrchestratorError if its address can't be had."""
     reads, writes = Pool(daemon.dsn, 4, session=READS), Pool(daemon.dsn, 2, session=WRITES)
     api = Api(daemon, reads, writes, Readings(reads, daemon), bounds or Bounds())
     runner = Runner(
@@ -46,7 +55,7 @@ async def serve(daemon: "Daemon", bounds: Bounds | None = None) -> None:
     await runner.setup()
     try:
         await _listen(runner, daemon.settings.api)
-        await asyncio.Event().wait()
+        yield
     finally:
         await runner.cleanup()
         reads.close()

@@ -1,7 +1,6 @@
 """`orchestrator run`: the daemon from its settings to its exit code."""
 
 import asyncio
-import errno
 import os
 import signal
 import socket
@@ -20,8 +19,9 @@ import typer
 from daemon import __version__, db, log
 from daemon.app import Daemon, ease_collector
 from daemon.commands import access
+from daemon.commands.port import require_port
 from daemon.db import Statements
-from daemon.errors import DatabaseUnavailable, OrchestratorError
+from daemon.errors import DatabaseUnavailable
 from daemon.settings import Settings, secret_values
 
 if TYPE_CHECKING:
@@ -75,9 +75,9 @@ def run(
     level = {"log": {"level": log_level}} if log_level is not None else {}
     settings = access.read_settings(dry_run=dry_run, **level)
     _configure_log(settings)
-    logger.info("starting", database=settings.database_label, version=__version__, dry_run=settings.dry_run)
     if not once:
-        _require_port(settings.api.host, settings.api.port)
+        require_port(settings)
+    logger.info("starting", database=settings.database_label, version=__version__, dry_run=settings.dry_run)
     with access.database(settings) as database, asyncio.Runner(loop_factory=_fast_loop()) as runner:
         _configure_log(settings, database)
         ease_collector()
@@ -102,16 +102,6 @@ def _require_weather(name: str) -> None:
 
     if name not in list(Weather):
         raise typer.BadParameter(f"must be one of {', '.join(Weather)}, not {name!r}", param_hint="--faults")
-
-
-def _require_port(host: str, port: int) -> None:
-    """Better to find out before anything is claimed than after."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        socket.create_server((host.strip("[]"), port), family=family).close()
-    except OSError as error:
-        why = "is in use" if error.errno == errno.EADDRINUSE else f"can't be listened on ({error.strerror})"
-        raise OrchestratorError(f"{host}:{port} {why}: free it, or set ORCHESTRATOR_API__PORT") from None
 
 
 def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -152,11 +142,20 @@ async def _live(options: Options, settings: Settings, database: access.Database)
         dsn = await access.writable(database.dsn) if options.once else database.dsn
         daemon = Daemon(sandbox.settings if sandbox else settings, dsn, database.listen_dsn)
         await stack.enter_async_context(daemon.assembled())
+        if not options.once:
+            await stack.enter_async_context(_served(daemon))
         await _open_database(daemon, sandbox, wait=not options.once)
         if options.once:
             await _once(daemon)
         else:
             await daemon.run((*_extras(daemon, database), *_scenes(daemon, database, sandbox, options.play)))
+
+
+def _served(daemon: Daemon) -> AbstractAsyncContextManager[None]:
+    """From the start on, so that whoever asks learns that the database is away."""
+    from daemon.api.server import serving  # noqa: PLC0415 - `--once` needs no server
+
+    return serving(daemon)
 
 
 def _sandbox(settings: Settings, play: Play) -> AbstractAsyncContextManager["Sandbox"]:
@@ -212,10 +211,7 @@ async def _once(daemon: Daemon) -> None:
 
 def _extras(daemon: Daemon, database: access.Database) -> Iterator[Extra]:
     """What runs beside the daemon's own parts."""
-    from daemon.api.server import serve  # noqa: PLC0415 - `--once` needs no server
-
     yield _announce(daemon)
-    yield serve(daemon)
     if database.embedded is not None:
         yield database.embedded.watch()
 

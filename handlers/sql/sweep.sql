@@ -92,9 +92,3 @@ WHERE id IN (
     WHERE a.type = 'BUDGET_OVERRUN' AND a.resolved_at IS NULL
       AND a.metadata ->> 'period' < to_char((SELECT max(b.period) FROM budget_counters b WHERE b.scope = a.subject), 'YYYY-MM-DD')
     FOR NO KEY UPDATE OF a SKIP LOCKED)
-
--- name: gauges
-SELECT checkpoint, count(*) AS n FROM approval_queue WHERE status = 'pending' GROUP BY checkpoint
-
--- name: alerts
-SELECT type, severity, count(*) AS n FROM alerts WHERE resolved_at IS NULL GROUP BY type, severity

@@ -213,26 +213,35 @@ def hours(*numbers: int) -> tuple[datetime, ...]:
 
 def test_of_several_missed_slots_only_the_youngest_fires() -> None:
     at = NOON + timedelta(minutes=10)
-    assert due_slots(HOURLY, utc(2026, 1, 1, 9), at, 3600) == Slots(NOON, hours(10, 11), utc(2026, 1, 1, 13))
+    assert due_slots(HOURLY, utc(2026, 1, 1, 10), at, 3600) == Slots(NOON, hours(10, 11), utc(2026, 1, 1, 13))
 
 
 def test_a_slot_older_than_the_grace_is_missed() -> None:
     at = NOON + timedelta(minutes=10)
-    assert due_slots(HOURLY, utc(2026, 1, 1, 10), at, 300) == Slots(None, hours(11, 12), utc(2026, 1, 1, 13))
+    assert due_slots(HOURLY, utc(2026, 1, 1, 11), at, 300) == Slots(None, hours(11, 12), utc(2026, 1, 1, 13))
 
 
-@pytest.mark.parametrize("last", [None, NOON, NOON + timedelta(seconds=1)])
-def test_nothing_is_due_at_first_or_after_the_slot_has_fired(last: datetime | None) -> None:
-    assert due_slots(HOURLY, last, NOON + timedelta(seconds=1), 3600) == Slots(None, (), utc(2026, 1, 1, 13))
+@pytest.mark.parametrize("upcoming", [None, utc(2026, 1, 1, 13)])
+def test_nothing_is_due_at_first_or_after_the_slot_has_fired(upcoming: datetime | None) -> None:
+    assert due_slots(HOURLY, upcoming, NOON + timedelta(seconds=1), 3600) == Slots(None, (), utc(2026, 1, 1, 13))
 
 
 def test_a_clock_set_back_fires_no_slot_again() -> None:
-    assert due_slots(HOURLY, NOON, NOON - timedelta(minutes=90), 3600) == Slots(None, (), utc(2026, 1, 1, 13))
+    at = NOON - timedelta(minutes=90)
+    assert due_slots(HOURLY, utc(2026, 1, 1, 13), at, 3600) == Slots(None, (), utc(2026, 1, 1, 13))
+
+
+def test_a_time_that_a_person_has_set_is_a_slot_like_any_other() -> None:
+    """Mutant: `_youngest` without `first`."""
+    odd, at = NOON - timedelta(minutes=17), NOON - timedelta(minutes=15)
+    assert due_slots(HOURLY, odd, at, 3600) == Slots(odd, (), NOON)
+    assert due_slots(HOURLY, odd, NOON, 3600) == Slots(NOON, (odd,), utc(2026, 1, 1, 13))
+    assert due_slots(HOURLY, odd, at, 60) == Slots(None, (odd,), NOON)
 
 
 def test_a_slot_on_time_fires_whatever_the_grace() -> None:
-    assert due_slots(HOURLY, utc(2026, 1, 1, 11), NOON, 0).fire == NOON
-    assert due_slots(HOURLY, utc(2026, 1, 1, 11), NOON + timedelta(seconds=2), 0).fire == NOON
+    assert due_slots(HOURLY, NOON, NOON, 0).fire == NOON
+    assert due_slots(HOURLY, NOON, NOON + timedelta(seconds=2), 0).fire == NOON
 
 
 def test_a_long_downtime_lists_only_the_youngest_missed_slots() -> None:

@@ -193,6 +193,29 @@ async def test_moves_and_refusals_are_counted_whoever_made_them(dsn: str, conn: 
     assert refused == {"vendor_acquisition": 3}
 
 
+ALERTS = """
+INSERT INTO alerts (type, message, severity, resolved_at)
+VALUES ('STUCK', 'm', 'HIGH', NULL), ('OVER', 'm', 'LOW', clock())
+"""
+
+
+async def test_metrics_show_alerts_and_requests_as_they_are_without_a_sweep(dsn: str, conn: Connection) -> None:
+    """Mutant: `_set_gauges` doesn't set alerts_active."""
+    async with serving(dsn) as api:
+        await until(lambda: _truth(api.daemon.sweep.last), 10.0, "the sweep that a start brings with it")
+        await conn.execute(CAMPAIGNS)
+        await conn.execute(ALERTS)
+        text = (await api.ask("GET", "/metrics")).raw.decode()
+    assert [line for line in text.splitlines() if line.startswith("orchestrator_alerts_active{")] == [
+        'orchestrator_alerts_active{severity="HIGH",type="STUCK"} 1.0'
+    ]
+    assert 'orchestrator_approvals_pending{checkpoint="leads"} 1.0' in text
+
+
+async def _truth(value: object) -> bool:
+    return bool(value)
+
+
 async def test_scraping_in_a_loop_reads_the_database_once(dsn: str, conn: Connection) -> None:
     async with serving(dsn) as api:
         first = (await api.ask("GET", "/metrics")).raw

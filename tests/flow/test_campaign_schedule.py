@@ -194,7 +194,7 @@ async def test_an_edit_between_seeing_a_slot_and_taking_it_neither_loses_nor_dou
         calendar, conn = CampaignCalendar(c.world, lambda: None), c.r.t.conn
         [seen] = await calendar.due(conn)
         await c.edit(hourly, schedule_cron=EDITS[edit])
-        slots = due_slots(Cron.parse("0 * * * *"), at("2026-03-02 12:59:59"), seen["now"], 3600)
+        slots = due_slots(Cron.parse("0 * * * *"), at("2026-03-02 13:00"), seen["now"], 3600)
         assert not await calendar.take(conn, seen, slots)
         again = await calendar.due(conn)
         taken = [await calendar.take(conn, row, slots) for row in (*again, *again)]

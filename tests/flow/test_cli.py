@@ -6,8 +6,10 @@ import socket
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+import aiohttp
 import orjson
 import psutil
 import pytest
@@ -187,6 +189,32 @@ async def test_once_drains_and_leaves_and_opens_no_port(home: Path, dsn: str, co
     assert await conn.fetchval("SELECT count(*) FROM schedules WHERE next_slot IS NULL") == 0
 
 
+OVERDUE = """
+INSERT INTO leads (name, phone, stage, deadline_at)
+SELECT 'Ann', '+14155550100', 'AI_CONVERSATION', now() - interval '1 hour' FROM generate_series(1, 2100)"""
+WITHOUT_TASK = """
+INSERT INTO leads (name, phone) SELECT 'Ann', '+14155550100' FROM generate_series(1, 5001);
+DELETE FROM tasks"""
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        (OVERDUE, "SELECT count(*) FROM leads WHERE deadline_at <= now()"),
+        (WITHOUT_TASK, "SELECT count(*) FROM leads WHERE stage = 'NEW_LEAD'"),
+    ],
+    ids=["deadlines", "entries"],
+)
+async def test_once_leaves_nothing_that_is_due(home: Path, dsn: str, conn: Connection, given: str, left: str) -> None:
+    """More than one step of a sweep takes. Mutant: `Daemon.once` sweeps without `whole`."""
+    await conn.execute(given)
+    assert await conn.fetchval(left) > 1000
+    said = await orchestrator(home, "run", "--once", "--dry-run", DATABASE_URL=dsn)
+    assert said.code == 0, said.err
+    assert await conn.fetchval(left) == 0
+    assert await conn.fetchval("SELECT count(*) FROM tasks WHERE run_at <= now()") == 0
+
+
 async def test_once_gives_back_on_sigterm(home: Path, dsn: str, conn: Connection, silence: int) -> None:
     settings = {"ORCHESTRATOR_ENGINES__SMS__URL": f"http://127.0.0.1:{silence}", "ORCHESTRATOR_SHUTDOWN_GRACE_S": "0.2"}
     await conn.execute("INSERT INTO leads (name, phone) VALUES ('Ann', '+14155550100')")
@@ -213,7 +241,29 @@ async def test_refuses_a_schema_of_another_version(home: Path, dsn: str, conn: C
 
 async def test_refuses_a_taken_port(home: Path, dsn: str, silence: int) -> None:
     said = await orchestrator(home, "run", DATABASE_URL=dsn, ORCHESTRATOR_API__PORT=str(silence))
-    failed_clearly(said, f"127.0.0.1:{silence} is in use", "ORCHESTRATOR_API__PORT")
+    failed_clearly(said, f"127.0.0.1:{silence} is in use: free it, or set ORCHESTRATOR_API__PORT")
+
+
+@pytest.mark.parametrize("embedded", [False, True], ids=["its own database", "the embedded one"])
+async def test_a_second_daemon_on_the_port_of_the_first_names_that(home: Path, dsn: str, *, embedded: bool) -> None:
+    """Mutant: port.sql `neighbour` asks for another host."""
+    settings = {"ORCHESTRATOR_API__PORT": str(free_port()), "ORCHESTRATOR_SHUTDOWN_GRACE_S": "0.5"}
+    settings |= {} if embedded else {"DATABASE_URL": dsn}
+    with running(home, "run", **settings) as first:
+        await first.until_said("ready")
+        second = await orchestrator(home, "run", **settings)
+        assert second.code == 1
+        assert second.err == (
+            f"a daemon already runs here (pid {first.process.pid} on {socket.gethostname()}, "
+            f"http://127.0.0.1:{settings['ORCHESTRATOR_API__PORT']}): stop it first, or set ORCHESTRATOR_API__PORT to "
+            "run a second one\n"
+        )
+        assert first.process.poll() is None
+        first.process.kill()
+        first.process.wait()
+        with socket.create_server(("127.0.0.1", int(settings["ORCHESTRATOR_API__PORT"]))):
+            third = await orchestrator(home, "run", **settings)
+        failed_clearly(third, "is in use: free it")
 
 
 @pytest.mark.parametrize("words", [("run",), ("run", "--once"), ("db", "status")])
@@ -243,14 +293,45 @@ async def test_a_dead_host_holds_up_no_command(home: Path, dsn: str, silence: in
             assert said.code == 0, said.err
 
 
-async def test_waits_for_its_database_and_says_so(home: Path, dsn: str) -> None:
-    async with proxy(dsn) as between:
-        await between.refuse()
-        with running(home, "run", DATABASE_URL=between.dsn(dsn)) as waiting:
+@pytest.mark.parametrize("how", ["refused", "silent"])
+async def test_waits_for_its_database_and_says_so(home: Path, dsn: str, how: str) -> None:
+    """Mutants: `_live` serves after the database is open; `Resource.respond` looks at `early` alone."""
+    port = str(free_port())
+    url = f"http://127.0.0.1:{port}"
+    async with proxy(dsn) as between, aiohttp.ClientSession(url) as http:
+        if how == "refused":
+            await between.refuse()
+        else:
+            between.go_silent(new_ones_too=True)
+        with running(home, "run", DATABASE_URL=between.dsn(dsn), ORCHESTRATOR_API__PORT=port) as waiting:
+            await waiting.until_said("API listening")
+            for path in ("/readyz", "/api/leads", "/api/openapi.json"):
+                away = await _asked(http, path, 503)
+                assert away["detail"] == "the database is away"
+            assert (await _asked(http, "/healthz", 200))["status"] == "ok"
+            health = await _asked(http, "/api/health", 200)
+            assert (health["status"], health["listener"], health["queueDepth"]) == ("degraded", False, None)
+            async with http.get("/metrics") as metrics:
+                assert "orchestrator_listener_connected 0.0" in await metrics.text()
             await waiting.until_said("waiting for the database")
-            await between.admit()
+            if how == "refused":
+                await between.admit()
+            else:
+                between.silent = False
+                between.cut()
             await waiting.until_said("ready")
+            for path in ("/readyz", "/api/leads"):
+                await _asked(http, path, 200)
             assert await waiting.stopped(signal.SIGTERM, within=END_S) == 0
+
+
+async def _asked(http: aiohttp.ClientSession, path: str, status: int) -> dict[str, Any]:
+    """What the API says there, which has to come with that status."""
+    async with http.get(path) as answer:
+        said = await answer.json(content_type=None)
+        assert answer.status == status, said
+        assert (answer.content_type == "application/problem+json") == (status >= 400)
+        return dict(said)
 
 
 async def test_can_be_ended_while_it_waits(home: Path) -> None:

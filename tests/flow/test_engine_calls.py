@@ -269,7 +269,7 @@ async def test_the_cost_is_charged_as_it_is_or_as_it_was_estimated(dsn: str, act
         lead = await t.lead()
         await t.quiet()
         [call] = await call_of(t, lead)
-        assert (call["reserved_cost"], call["cost"]) == (Decimal("0.5"), Decimal(charged))
+        assert (call["status"], call["reserved_cost"], call["cost"]) == ("ok", Decimal("0.5"), Decimal(charged))
         assert await t.value("SELECT (reserved, settled) = (0, $1) FROM budget_counters", Decimal(charged))
 
 

@@ -1,7 +1,7 @@
 """The sweep beside its repairs: the figures that it keeps, and the alerts that have had their day."""
 
 from collections.abc import Mapping
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +13,9 @@ from daemon.sweep import strange_kinds
 from handlers import daily_checks, leads, sweep
 from tests.support.daemon import Timeline, scenario
 from tests.support.engines import Answers, Refuses
+from tests.support.processes import until
 
+NEXT = "SELECT next_slot FROM schedules WHERE name = 'sweep'"
 OPEN = "SELECT subject FROM alerts WHERE resolved_at IS NULL ORDER BY subject"
 
 
@@ -21,6 +23,33 @@ def sizes(t: Timeline) -> Mapping[str, float]:
     """The metric orchestrator_leads."""
     [gauge] = t.running[0].daemon.metrics.leads.collect()
     return {s.labels["stage"]: s.value for s in gauge.samples if s.labels["pipeline"] == "vendor_acquisition"}
+
+
+# -- its slots
+
+
+async def test_a_slot_set_by_hand_runs_the_job_once_and_then_cron_goes_on(dsn: str) -> None:
+    """Mutant: `due_slots` takes none but cron's slots."""
+    async with scenario(dsn, SWEEP__CRON="0 0 1 1 *", WORKER__PULSE_S="0.75") as t:
+        await t.eventually("SELECT next_slot IS NOT NULL FROM schedules WHERE name = 'sweep'")
+        await t.quiet()
+        before, planned = await _last(t), await t.value(NEXT)
+        [row] = await t.sql("UPDATE schedules SET next_slot = clock() WHERE name = 'sweep' RETURNING next_slot")
+        await t.eventually("SELECT last_slot = $1 FROM schedules WHERE name = 'sweep'", row["next_slot"])
+        await until(lambda: _later(t, before), 10.0, "a sweep")
+        assert await t.value(NEXT) == planned
+
+
+async def _last(t: Timeline) -> datetime:
+    """When the sweep last ended that a start brings with it."""
+    await until(lambda: _later(t, None), 10.0, "the first sweep")
+    last = t.running[0].daemon.sweep.last
+    assert last is not None
+    return last
+
+
+async def _later(t: Timeline, than: datetime | None) -> bool:
+    return t.running[0].daemon.sweep.last != than
 
 
 # -- leads per stage
@@ -73,8 +102,6 @@ async def test_a_retry_that_succeeds_resolves_it(dsn: str) -> None:
         await t.sweep()
         assert await t.alerts(lead) == []
         assert await t.value("SELECT resolved_at IS NOT NULL AND NOT acknowledged FROM alerts")
-        [active] = t.running[0].daemon.metrics.alerts_active.collect()
-        assert active.samples == []
 
 
 async def test_a_retry_under_way_does_not_yet(dsn: str) -> None:

@@ -228,6 +228,23 @@ async def test_a_result_holds_no_nul_for_a_column_could_not(session: aiohttp.Cli
     assert answer == Answered({"a\ufffd": "\ufffd\ufffdx", "b": r"\u0000", "c": "\\\ufffd"}, 200)
 
 
+ODD = (
+    rb'{"cost": NaN, "most": [Infinity, -Infinity, 1e999], "text": "a\ud83d\u0000", "\udc00": 1, "all": "\ud83d\ude00"}'
+)
+READ = {"cost": None, "most": [None] * 3, "text": "a\ufffd\ufffd", "\ufffd": 1, "all": "\U0001f600"}
+
+
+async def test_what_python_writes_for_json_is_an_answer(session: aiohttp.ClientSession) -> None:
+    """Mutant: `read_object` takes None where orjson refuses."""
+    assert await call_answered_by(session, answering(web.Response(body=ODD))) == Answered(READ, 200)
+    stream = streaming(b"event: complete\ndata: " + ODD + b"\n\n")
+    assert await call_answered_by(session, stream) == Answered(READ, 200)
+    accepted = web.Response(status=202, headers={"Location": "/jobs/1", "Retry-After": "0"})
+    report = web.Response(body=b'{"status": "completed", "result": ' + ODD + b"}")
+    assert await call_answered_by(session, answering(accepted, report)) == Answered(READ, 200)
+    assert await call(program(session, f"print({ODD.decode()!r})")) == Answered(READ, 200)
+
+
 async def test_an_answer_without_end_is_of_unknown_outcome(
     session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:

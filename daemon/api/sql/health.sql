@@ -25,6 +25,12 @@ GROUP BY c.name, e.status
 -- name: approvals_decided
 SELECT checkpoint, status AS decision, count(*) AS n FROM approval_queue WHERE status <> 'pending' GROUP BY checkpoint, status
 
+-- name: approvals_pending
+SELECT checkpoint, count(*) AS n FROM approval_queue WHERE status = 'pending' GROUP BY checkpoint
+
+-- name: alerts_active
+SELECT type, severity, count(*) AS n FROM alerts WHERE resolved_at IS NULL GROUP BY type, severity
+
 -- name: leads_by_stage
 SELECT pipeline, stage, n FROM stage_sizes
 
