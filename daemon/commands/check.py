@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Literal
 
@@ -13,6 +13,7 @@ import typer
 from daemon import notify, schema
 from daemon.app import Pipeline, Report, check_campaign, kinds_of, registry
 from daemon.commands import access
+from daemon.commands.showing import AsJson, say_json
 from daemon.db import Connection, Statements
 from daemon.errors import DatabaseUnavailable, OrchestratorError, SchemaMismatch
 from daemon.settings import EngineSettings, Settings, describe
@@ -40,13 +41,16 @@ def register(app: typer.Typer) -> None:
     app.command("check")(check)
 
 
-def check() -> None:
+def check(as_json: AsJson = False) -> None:
     """Settings, database, schema, pipelines, campaigns, tasks, engines and notices: each ok, warning or error."""
     settings = access.read_settings()
     lines = [*_settings(settings), *_database(settings), *asyncio.run(_engines(settings.engines.values()))]
     lines += [asyncio.run(_smtp(settings)), _notices(settings)]
-    for line in lines:
-        typer.echo(line)
+    if as_json:
+        say_json({"checks": [asdict(line) for line in lines]})
+    else:
+        for line in lines:
+            typer.echo(line)
     errors = [line for line in lines if line.level == "error"]
     if errors:
         raise OrchestratorError(f"not in order: {', '.join(line.subject for line in errors)}")
