@@ -483,9 +483,12 @@ BEGIN
 END $$;
 
 CREATE FUNCTION refuse_move(pipeline text, from_stage text, to_stage text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE said text := format('pipeline %s: a lead may not go from %s to %s', pipeline, from_stage, to_stage);
 BEGIN
-    RAISE EXCEPTION 'pipeline %: a lead may not go from % to %', pipeline, from_stage, to_stage
-        USING ERRCODE = 'PO001', HINT = 'legal targets: ' || orchestrator.legal_targets(pipeline, from_stage);
+    IF NOT EXISTS (SELECT FROM orchestrator.stages s WHERE s.pipeline = refuse_move.pipeline AND s.name = to_stage) THEN
+        said := format('pipeline %s has no stage %s', pipeline, coalesce(to_stage, 'NULL'));
+    END IF;
+    RAISE EXCEPTION '%', said USING ERRCODE = 'PO001', HINT = 'legal targets: ' || orchestrator.legal_targets(pipeline, from_stage);
 END $$;
 
 -- True once per override_stage call, in its own transaction, for that lead and target.

@@ -102,7 +102,8 @@ def _first_failure(group: BaseExceptionGroup[Any]) -> Exception:
 
 
 def _told(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    said = [getattr(error, "message", None) or str(error), getattr(error, "detail", None), getattr(error, "hint", None)]
+    return " ".join("; ".join(part for part in said if isinstance(part, str) and part).split()) or type(error).__name__
 
 
 def _leave(code: int, text: str) -> None:

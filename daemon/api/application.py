@@ -99,7 +99,7 @@ class Resource:
 
 def build(api: Api, routes: Sequence[Route] = ROUTES) -> web.Application:
     """The aiohttp application of these routes."""
-    by_path = sorted(routes, key=lambda route: route.path)
+    by_path = sorted((*routes, docs.FRONT_DOOR), key=lambda route: route.path)
     resources = {
         path: Resource(api, {route.method: route for route in group})
         for path, group in groupby(by_path, key=lambda route: route.path)

@@ -67,6 +67,15 @@ async def show_docs(_api: Api, given: Given[Nothing, Nothing, Nothing]) -> Answe
 ROUTES = (Route("GET", "/api/docs", show_docs, {200: None}, media=("text/html",)),)
 
 
+async def to_docs(_api: Api, _given: Given[Nothing, Nothing, Nothing]) -> Answer:
+    """The way to this page for who comes without a path."""
+    return Answer(b"", 303, "text/plain", {"Location": "/api/docs"})
+
+
+FRONT_DOOR = Route("GET", "/", to_docs, {303: None}, open=True)
+"""For people, so no part of the documented API."""
+
+
 def _hash_of(text: str) -> str:
     return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"
 

@@ -9,7 +9,7 @@ import orjson
 from pydantic import AwareDatetime, BaseModel
 
 from daemon.api.paging import IdCursor, NewestCursor, Page, page_of
-from daemon.api.problems import Flaw, Problem
+from daemon.api.problems import Flaw, Problem, unfit
 from daemon.api.route import Answer, Api, Given, Input, Nothing, Route, Success, Text, Words
 from daemon.db import Connection, Statements
 
@@ -132,12 +132,24 @@ async def list_leads(api: Api, given: Given[Nothing, LeadsQuery, Nothing]) -> An
     address, text = _sought(query.q)
     created_at, seen = query.cursor or (None, None)
     async with api.reading() as conn:
+        await _require_known(conn, query)
         rows = await conn.fetch(
             SQL["leads"], None, query.pipeline, query.stage, query.needs_review, address, text, created_at, seen,
             query.limit + 1,
         )  # fmt: skip
     page, following = page_of(rows, query.limit, lambda row: (row["created_at"], str(row["id"])))
     return Answer({"success": True, "leads": shown(page), "nextCursor": following})
+
+
+async def _require_known(conn: Connection, query: LeadsQuery) -> None:
+    """Refuse a pipeline or a stage that there isn't: no lead would be found, and nobody told why."""
+    if query.pipeline is None and query.stage is None:
+        return
+    (known,) = await conn.fetch(SQL["known_places"], query.pipeline)
+    for name, said in (("pipeline", query.pipeline), ("stage", query.stage)):
+        if said is not None and said not in known[f"{name}s"]:
+            there = ", ".join(known[f"{name}s"])
+            raise unfit([Flaw(("query", name), f"there is no such {name}; there are: {there}")])
 
 
 def _sought(q: str | None) -> tuple[str | None, str | None]:
@@ -182,6 +194,7 @@ async def move_lead(api: Api, given: Given[LeadId, Nothing, Move]) -> Answer:
     wish = (lead, move.to, move.actor, move.reason)
     refused = None
     async with api.writing() as conn:
+        await _require_declared(conn, lead, move.to)
         async with conn.transaction():
             if move.override:
                 await conn.execute(SQL["override_stage"], *wish)
@@ -192,6 +205,19 @@ async def move_lead(api: Api, given: Given[LeadId, Nothing, Move]) -> Answer:
         return await answer_with(conn, lead)
 
 
+async def _require_declared(conn: Connection, lead: UUID, to: str) -> None:
+    """Refuse a typo: it is no wish to move, which would be on record and flag the lead."""
+    why = await conn.fetchrow(SQL["why_refused"], lead, to)
+    if why is not None and to not in why["stages"]:
+        flaw = Flaw(("to",), f"there is no such stage; there are: {', '.join(why['stages'])}")
+        said = f"pipeline {why['pipeline']} has no stage {to}"
+        raise Problem(409, f"{said}; legal targets: {_listed(why['targets'])}", [flaw], legalTargets=why["targets"])
+
+
+def _listed(targets: list[str]) -> str:
+    return ", ".join(targets) or "none: this stage is terminal"
+
+
 def _refuse(why: Mapping[str, Any], to: str) -> NoReturn:
     if why["legal"]:
         flaws = [Flaw(("data", name), f"is required to enter {to}") for name in why["missing"]]
@@ -199,7 +225,7 @@ def _refuse(why: Mapping[str, Any], to: str) -> NoReturn:
     legal = why["targets"]
     raise Problem(
         409,
-        f"a lead may not go from {why['stage']} to {to}; legal targets: {', '.join(legal) or 'none'}",
+        f"a lead may not go from {why['stage']} to {to}; legal targets: {_listed(legal)}",
         [Flaw(("to",), "is no legal target")],
         legalTargets=legal,
     )

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from math import isfinite
 from typing import Any, NoReturn, TypeVar
 
@@ -11,9 +11,11 @@ from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 from multidict import MultiMapping
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from daemon.api.problems import Flaw, Problem, unfit
 from daemon.api.route import Bounds, Given, Input, Nothing, Route
+from daemon.settings.engines import nearest
 
 DEEPEST = 64
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
@@ -54,7 +56,7 @@ def _single(query: MultiMapping[str], flaws: list[Flaw]) -> Mapping[str, str]:
 
 def _from_texts(model: type[Input], texts: Mapping[str, str], place: Loc, flaws: list[Flaw]) -> Input | None:
     """The model from texts; an empty one counts as not given."""
-    declared = {info.alias or name for name, info in model.model_fields.items()}
+    declared = _declared(model)
     given = {name: text for name, text in texts.items() if text or name not in declared}
     found = list(_unstorable(given, place))
     if found:
@@ -63,7 +65,7 @@ def _from_texts(model: type[Input], texts: Mapping[str, str], place: Loc, flaws:
     try:
         return model.model_validate_strings(given)
     except ValidationError as invalid:
-        flaws += _flaws_of(invalid, place)
+        flaws += _flaws_of(invalid, place, declared)
         return None
 
 
@@ -102,7 +104,7 @@ def _from_json(model: type[M], raw: bytes, flaws: list[Flaw]) -> M | None:
     try:
         return model.model_validate_json(text, strict=True)
     except ValidationError as invalid:
-        flaws += _flaws_of(invalid, ())
+        flaws += _flaws_of(invalid, (), _declared(model))
         return None
 
 
@@ -151,6 +153,22 @@ def _fault(item: object) -> str | None:
 # -- what pydantic says
 
 
-def _flaws_of(invalid: ValidationError, place: Loc) -> Iterable[Flaw]:
-    for error in invalid.errors(include_url=False, include_context=False, include_input=False):
-        yield Flaw((*place, *error["loc"]), error["msg"].removeprefix("Value error, "))
+def _declared(model: type[Input]) -> frozenset[str]:
+    return frozenset(info.alias or name for name, info in model.model_fields.items())
+
+
+def _flaws_of(invalid: ValidationError, place: Loc, declared: Collection[str]) -> Iterable[Flaw]:
+    for error in invalid.errors(include_url=False, include_context=False):
+        yield Flaw((*place, *error["loc"]), _worded(error, declared))
+
+
+def _worded(error: ErrorDetails, declared: Collection[str]) -> str:
+    match error["type"], error["loc"]:
+        case "uuid_parsing" | "uuid_type", _:
+            return f"{repr(error['input'])[:80]} is no id"
+        case "extra_forbidden", (str(name),) if declared:
+            return f"unknown field {name[:80]}; nearest: {nearest(name[:80], declared)}"
+        case "extra_forbidden", (*_, name):
+            return f"unknown field {str(name)[:80]}"
+        case _:
+            return error["msg"].removeprefix("Value error, ")

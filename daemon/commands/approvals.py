@@ -1,20 +1,21 @@
 """`orchestrator approvals`: what waits for a person's decision, and deciding it."""
 
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 from uuid import UUID
 
 import typer
 
+from daemon.commands import ids
 from daemon.commands.access import person
-from daemon.commands.showing import AsJson, Limit, Page, Row, asked, moment, plain, rows_of, say_json
+from daemon.commands.showing import AsJson, Limit, Page, Row, asked, moment, plain, rows_of, say_json, watched
 from daemon.db import Connection, Statements
 from daemon.errors import OrchestratorError
 from daemon.gates import Decision, decide
 
 API = Statements("daemon.api", "approvals.sql")
 group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-RequestId = Annotated[UUID, typer.Argument(metavar="ID")]
 Comment = Annotated[str | None, typer.Option("--comment", help="Why.")]
 
 
@@ -43,26 +44,37 @@ def list_(
     """Requests, newest first; those that wait, unless told otherwise."""
     wanted = None if every else status.value
 
-    async def read(conn: Connection) -> list[dict[str, Any]]:
-        return rows_of(await conn.fetch(API["approvals"], None, wanted, None, None, None, None, limit))
+    async def read(conn: Connection) -> tuple[list[dict[str, Any]], Mapping[str, str], Mapping[str, str]]:
+        rows = await conn.fetch(API["approvals"], None, wanted, None, None, None, None, limit)
+        found = rows_of(rows)
+        short = await ids.short(conn, "request", [row["id"] for row in rows])
+        return found, short, await ids.names(conn, [of["lead_id"] for of in found])
 
-    found = asked(read)
+    found, short, names = asked(read)
     if as_json:
         say_json({"approvals": found})
-    else:
-        columns = ("id", "checkpoint", "title", "status", "since (UTC)", "until (UTC)", "by")
-        Page().table("", columns, map(_line, found), "nothing waits for a decision" if not every else "no requests")
+        return
+    columns = ("id", "checkpoint", "lead", "title", "status", "since (UTC)", "until (UTC)", "by")
+    lines = (_line(of, short if watched() else {}, names) for of in found)
+    spare = ("by", "until (UTC)", "since (UTC)", "status")
+    Page().list(columns, lines, "nothing waits for a decision" if not every else "no requests", spare)
 
 
-def _line(of: Row) -> tuple[Any, ...]:
+def _line(of: Row, short: Mapping[str, str], names: Mapping[str, str]) -> tuple[Any, ...]:
+    shown, lead = short.get(of["id"], of["id"]), names.get(of["lead_id"])
     times = moment(of["created_at"]), moment(of["expires_at"])
-    return (of["id"], of["checkpoint"], of["title"], of["status"], *times, of["decided_by"])
+    return (shown, of["checkpoint"], lead, of["title"], of["status"], *times, of["decided_by"])
 
 
 @group.command()
-def show(request: RequestId, as_json: AsJson = False) -> None:
+def show(request: ids.Id, as_json: AsJson = False) -> None:
     """A request: what it is about."""
-    found = asked(lambda conn: _row(conn, request))
+
+    async def read(conn: Connection) -> tuple[dict[str, Any], Mapping[str, str]]:
+        found = await _row(conn, await ids.one_id(conn, "request", request))
+        return found, await ids.names(conn, [found["lead_id"]])
+
+    found, names = asked(read)
     if as_json:
         say_json({"approval": found})
         return
@@ -71,12 +83,28 @@ def show(request: RequestId, as_json: AsJson = False) -> None:
     ]
     page = Page()
     page.table("", ("request", ""), rows)
-    page.table("what it is about", ("", " "), found["payload"].items())
+    page.table("what it is about", ("", " "), [*_lead(found, names), *_about(found["payload"])])
+
+
+def _lead(found: Row, names: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
+    if found["lead_id"] in names:
+        yield "lead", names[found["lead_id"]]
+
+
+def _about(payload: Row) -> Iterator[tuple[str, Any]]:
+    """What a payload says; of a reply, what a person reads."""
+    reply = payload.get("reply")
+    if isinstance(reply, dict):
+        yield "from", reply.get("from_address")
+        yield "received", moment(reply.get("received_at"))
+        yield from [("subject", reply["subject"])] if reply.get("subject") else []
+        yield "body", reply.get("body")
+    yield from ((name, value) for name, value in payload.items() if value is not reply or not isinstance(reply, dict))
 
 
 @group.command()
 def approve(
-    request: RequestId,
+    request: ids.Id,
     comment: Comment = None,
     code: Annotated[str | None, typer.Option(help="At extraction: the code that the provider has shown.")] = None,
     as_json: AsJson = False,
@@ -87,7 +115,7 @@ def approve(
 
 @group.command()
 def reject(
-    request: RequestId,
+    request: ids.Id,
     comment: Annotated[str, typer.Option("--comment", help="Why: the agent hears it from its next request on.")],
     as_json: AsJson = False,
 ) -> None:
@@ -97,8 +125,9 @@ def reject(
     _decide(request, Decision("rejected", person(), comment.strip()), as_json)
 
 
-def _decide(request: UUID, decision: Decision, as_json: bool) -> None:
+def _decide(beginning: str, decision: Decision, as_json: bool) -> None:
     async def settle(conn: Connection) -> dict[str, Any]:
+        request = await ids.one_id(conn, "request", beginning)
         await decide(conn, request, decision)
         return await _row(conn, request)
 

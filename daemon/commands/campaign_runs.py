@@ -1,5 +1,6 @@
 """`orchestrator campaigns`, the commands about runs: start one and wait for it, list them, cancel one."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -7,8 +8,9 @@ import orjson
 import typer
 
 from daemon.app import catalogue
+from daemon.commands import ids
 from daemon.commands.access import read_settings
-from daemon.commands.showing import AsJson, Limit, Page, Row, asked, moment, plain, rows_of, say_json
+from daemon.commands.showing import AsJson, Limit, Page, Row, asked, moment, plain, rows_of, say_json, watched
 from daemon.commands.waiting import Waiting, figures, wait_for
 from daemon.db import Connection, Statements
 from daemon.errors import OrchestratorError
@@ -16,7 +18,9 @@ from daemon.errors import OrchestratorError
 RUNS = Statements("daemon.api", "runs.sql")
 SQL = Statements("daemon.commands", "campaigns.sql")
 Campaign = Annotated[str, typer.Argument(metavar="NAME_OR_ID", help="Its name or its id.")]
-RunId = Annotated[UUID, typer.Argument(metavar="RUN", help="The run's id.")]
+RunId = Annotated[
+    str, typer.Argument(metavar="RUN", callback=ids.digits, help="Its id, or the first 6 or more characters of it.")
+]
 Inputs = Annotated[list[str] | None, typer.Option("--input", metavar="K=V", help="An input; may be repeated.")]
 
 
@@ -108,29 +112,32 @@ def runs(campaign: Campaign, limit: Limit = 20, as_json: AsJson = False) -> None
     """Its runs, newest first."""
     campaigns = catalogue(read_settings())
 
-    async def read(conn: Connection) -> list[dict[str, Any]]:
+    async def read(conn: Connection) -> tuple[list[dict[str, Any]], Mapping[str, str]]:
         which = await campaigns.known(conn, campaign)
-        return rows_of(await conn.fetch(RUNS["runs"], which, None, None, limit))
+        found = rows_of(await conn.fetch(RUNS["runs"], which, None, None, limit))
+        return found, await ids.short(conn, "run", [of["id"] for of in found])
 
-    found = asked(read)
+    found, short = asked(read)
     if as_json:
         say_json({"runs": found})
-    else:
-        columns = ("id", "started (UTC)", "ended (UTC)", "status", "prospects", "analyzed", "sent", "cost", "errors")
-        Page().table("", columns, map(_line, found), "no runs")
+        return
+    columns = ("id", "started (UTC)", "ended (UTC)", "status", "prospects", "analyzed", "sent", "cost", "errors")
+    lines = (_line(of, short if watched() else {}) for of in found)
+    Page().list(columns, lines, "no runs", spare=("ended (UTC)", "analyzed", "prospects", "sent"))
 
 
-def _line(of: Row) -> tuple[Any, ...]:
+def _line(of: Row, short: Mapping[str, str]) -> tuple[Any, ...]:
     errors = "; ".join(f"{e['step'] or 'run'}: {e['error']}" for e in of["errors"])
     numbers = (f"{of[name]:g}" for name in ("prospects_generated", "leads_analyzed", "emails_sent"))
     times = moment(of["started_at"]), moment(of["completed_at"])
-    return (of["id"], *times, of["status"], *numbers, f"${of['total_cost']:.2f}", errors)
+    return (short.get(of["id"], of["id"]), *times, of["status"], *numbers, f"${of['total_cost']:.2f}", errors)
 
 
-def cancel(run: RunId, as_json: AsJson = False) -> None:
+def cancel(beginning: RunId, as_json: AsJson = False) -> None:
     """Cancel a run: no further step; what is being called ends, and its cost counts."""
 
     async def end(conn: Connection) -> dict[str, Any]:
+        run = await ids.one_id(conn, "run", beginning)
         granted = await conn.fetchval(RUNS["cancel"], run)
         found = await _run(conn, run)
         if not granted:
@@ -141,7 +148,7 @@ def cancel(run: RunId, as_json: AsJson = False) -> None:
     if as_json:
         say_json({"run": found})
     else:
-        typer.echo(plain(f"run {run} of {found['campaign']} is {found['status']}"))
+        typer.echo(plain(f"run {found['id']} of {found['campaign']} is {found['status']}"))
 
 
 async def _run(conn: Connection, which: UUID) -> dict[str, Any]:

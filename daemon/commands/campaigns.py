@@ -122,7 +122,8 @@ def list_(limit: Limit = 50, as_json: AsJson = False) -> None:
         say_json({"campaigns": campaigns})
     else:
         columns = ("id", "name", "schedule", "status", "next run (UTC)", "last run (UTC)", "runs", "cost")
-        Page().table("", columns, map(_line, campaigns), "no campaigns")
+        spare = ("id", "last run (UTC)", "runs", "next run (UTC)")
+        Page().list(columns, map(_line, campaigns), "no campaigns", spare)
 
 
 def _line(campaign: Row) -> tuple[Any, ...]:

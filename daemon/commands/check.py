@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Literal
 
@@ -13,6 +13,7 @@ import typer
 from daemon import notify, schema
 from daemon.app import Pipeline, Report, check_campaign, kinds_of, registry
 from daemon.commands import access
+from daemon.commands.showing import AsJson, say_json
 from daemon.db import Connection, Statements
 from daemon.errors import DatabaseUnavailable, OrchestratorError, SchemaMismatch
 from daemon.settings import EngineSettings, Settings, describe
@@ -44,24 +45,29 @@ def register(app: typer.Typer) -> None:
     app.command("check")(check)
 
 
-def check() -> None:
+def check(as_json: AsJson = False) -> None:
     """Settings, database, schema, pipelines, campaigns, tasks, engines and notices: each ok, warning or error."""
     settings = access.read_settings()
     lines = [*_settings(settings), *_database(settings)]
     if PLAYED not in lines:
         lines += asyncio.run(_engines(settings.engines.values()))
     lines += [asyncio.run(_smtp(settings)), _notices(settings)]
-    for line in sorted(lines, key=lambda line: LEVELS.index(line.level)):  # what is seen is what comes last
-        typer.echo(line)
-    _sum_up(lines)
+    lines.sort(key=lambda line: LEVELS.index(line.level))  # what is seen is what comes last
+    if as_json:
+        say_json({"checks": [asdict(line) for line in lines]})
+    else:
+        for line in lines:
+            typer.echo(line)
+    _refuse_errors(lines)
+    if not as_json:
+        warnings = sum(line.level == "warning" for line in lines)
+        typer.echo(Line("ok", "in all", f"in order, with {warnings} warnings"))
 
 
-def _sum_up(lines: Sequence[Line]) -> None:
+def _refuse_errors(lines: Sequence[Line]) -> None:
     errors = [line for line in lines if line.level == "error"]
     if errors:
         raise OrchestratorError(f"not in order: {', '.join(line.subject for line in errors)}")
-    warnings = sum(line.level == "warning" for line in lines)
-    typer.echo(Line("ok", "in all", f"in order, with {warnings} warnings"))
 
 
 def _settings(settings: Settings) -> Iterator[Line]:

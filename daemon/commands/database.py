@@ -3,15 +3,16 @@
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from daemon import schema
 from daemon.app import prepare
 from daemon.commands import access, archive, programs
+from daemon.commands.showing import AsJson, say_json
 from daemon.db import Connection, Statements
 from daemon.errors import OrchestratorError, SchemaMismatch
 
@@ -60,29 +61,40 @@ async def _require_alone(conn: Connection) -> None:
 
 
 @group.command()
-def status() -> None:
+def status(as_json: AsJson = False) -> None:
     """Where the database is, its schema's version, and what is in it."""
     settings = access.read_settings()
     with access.database(settings) as database:
-        typer.echo(f"database   {settings.database_label}")
-        for line in access.on_connection(database.dsn, _status):
-            typer.echo(line)
+        found = {"database": settings.database_label, **access.on_connection(database.dsn, _status)}
+    if as_json:
+        say_json({"status": found})
+        return
+    for line in _lines(found):
+        typer.echo(line)
 
 
-async def _status(conn: Connection) -> Sequence[str]:
-    server = f"server     PostgreSQL {conn.get_server_version().major}"
+async def _status(conn: Connection) -> dict[str, Any]:
+    found: dict[str, Any] = {"server": f"PostgreSQL {conn.get_server_version().major}"}
+    found["version"] = await schema.current_version(conn)
     try:
         await schema.require_current(conn)
     except SchemaMismatch as mismatch:
-        return [server, f"schema     {mismatch}"]
+        return {**found, "schema": str(mismatch)}
     (row,) = await conn.fetch(SQL["status"])
-    return [
-        server,
-        f"schema     version {schema.VERSION}, current",
-        f"leads      {row['leads']}",
-        f"tasks      {row['available']} available, {row['running']} running, {row['dead']} dead",
-        f"daemons    {row['daemons']}",
-    ]
+    tasks = {name: row[name] for name in ("available", "running", "dead")}
+    return {**found, "schema": "current", "leads": row["leads"], "tasks": tasks, "daemons": row["daemons"]}
+
+
+def _lines(found: Mapping[str, Any]) -> Iterator[str]:
+    yield f"database   {found['database']}"
+    yield f"server     {found['server']}"
+    if "tasks" not in found:
+        yield f"schema     {found['schema']}"
+        return
+    yield f"schema     version {found['version']}, {found['schema']}"
+    yield f"leads      {found['leads']}"
+    yield f"tasks      {', '.join(f'{n} {status}' for status, n in found['tasks'].items())}"
+    yield f"daemons    {found['daemons']}"
 
 
 @group.command()
@@ -93,10 +105,15 @@ def shell(
     with access.database(access.read_settings()) as database:
         dsn = access.primary(database.dsn)
         env = {"PGOPTIONS": "-c search_path=orchestrator,public", **programs.environment(dsn)}
-        argv = [str(programs.any_program("psql")), *(arguments or [])]
+        psql = programs.best_program("psql", access.on_connection(dsn, _major))
+        argv = [str(psql), *(arguments or [])]
         if database.embedded is None:
             os.execve(argv[0], argv, env)  # noqa: S606 - psql itself
         raise typer.Exit(_stay(argv, env))
+
+
+async def _major(conn: Connection) -> int:
+    return int(conn.get_server_version().major)
 
 
 def _stay(argv: list[str], env: dict[str, str]) -> int:

@@ -1,6 +1,5 @@
 """`orchestrator leads`: list, show, explain, move, erase."""
 
-import re
 import sys
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -10,8 +9,9 @@ import typer
 
 from daemon.app import erase as erased_by
 from daemon.app import explain as explanation_of
+from daemon.commands import ids
 from daemon.commands.access import person
-from daemon.commands.showing import SQL, AsJson, Limit, Page, Row, asked, moment, plain, rows_of, say_json
+from daemon.commands.showing import SQL, AsJson, Limit, Page, Row, asked, moment, plain, rows_of, say_json, watched
 from daemon.db import Connection, Statements
 from daemon.errors import OrchestratorError
 
@@ -20,15 +20,19 @@ LATEST = 100
 group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
-def _digits(wanted: str) -> str:
-    digits = wanted.lower().replace("-", "")
-    if not re.fullmatch(r"[0-9a-f]{6,32}", digits):
-        raise typer.BadParameter(f"{wanted!r} is no id, nor the first 6 or more characters of one")
-    return digits
+def _said(wanted: str) -> str:
+    if not wanted.strip():
+        raise typer.BadParameter("say which lead")
+    return wanted.strip()
 
 
-LeadId = Annotated[
-    str, typer.Argument(metavar="ID", callback=_digits, help="Its id, or the first 6 or more characters of it.")
+Wanted = Annotated[
+    str,
+    typer.Argument(
+        metavar="LEAD",
+        callback=_said,
+        help="Its id or the first 6 or more characters of it; or its whole name, phone number or email address.",
+    ),
 ]
 
 
@@ -51,28 +55,42 @@ def list_(
     """Leads, newest first."""
     flagged = needs_review or None
 
-    async def read(conn: Connection) -> list[dict[str, Any]]:
-        return rows_of(await conn.fetch(API["leads"], None, pipeline, stage, flagged, None, None, None, None, limit))
+    async def read(conn: Connection) -> tuple[list[dict[str, Any]], Mapping[str, str]]:
+        await _require_known(conn, pipeline, stage)
+        rows = await conn.fetch(API["leads"], None, pipeline, stage, flagged, None, None, None, None, limit)
+        return rows_of(rows), await ids.short(conn, "lead", [row["id"] for row in rows])
 
-    leads = asked(read)
+    leads, short = asked(read)
     if as_json:
         say_json({"leads": leads})
-    else:
-        columns = ("id", "stage", "name", "address", "deadline (UTC)", "review")
-        Page().table("", columns, map(_line, leads), "no leads")
+        return
+    columns = ("id", "stage", "name", "address", "deadline (UTC)", "review")
+    lines = (_line(lead, short if watched() else {}) for lead in leads)
+    Page().list(columns, lines, "no leads", spare=("deadline (UTC)", "address"))
 
 
-def _line(lead: Row) -> tuple[Any, ...]:
+async def _require_known(conn: Connection, pipeline: str | None, stage: str | None) -> None:
+    (known,) = await conn.fetch(API["known_places"], pipeline)
+    if pipeline is not None and pipeline not in known["pipelines"]:
+        there = ", ".join(known["pipelines"])
+        raise typer.BadParameter(f"there is no pipeline {pipeline!r}; there are: {there}", param_hint="--pipeline")
+    if stage is not None and stage not in known["stages"]:
+        there = ", ".join(known["stages"])
+        raise typer.BadParameter(f"there is no stage {stage!r}; there are: {there}", param_hint="--stage")
+
+
+def _line(lead: Row, short: Mapping[str, str]) -> tuple[Any, ...]:
     review = (lead["review_reason"] or "yes") if lead["needs_review"] else ""
     address = lead["phone"] or lead["email"]
-    return (lead["id"], lead["stage"], lead["name"], address, moment(lead["deadline_at"]), review)
+    shown = short.get(lead["id"], lead["id"])
+    return (shown, lead["stage"], lead["name"], address, moment(lead["deadline_at"]), review)
 
 
 # -- one
 
 
 @group.command()
-def show(lead: LeadId, as_json: AsJson = False) -> None:
+def show(lead: Wanted, as_json: AsJson = False) -> None:
     """A lead: its row, its history, its messages."""
     found = asked(lambda conn: _read(conn, lead))
     if as_json:
@@ -114,7 +132,11 @@ def _message(message: Row) -> tuple[Any, ...]:
 
 
 @group.command()
-def explain(lead: LeadId, as_json: AsJson = False) -> None:
+def explain(
+    lead: Wanted,
+    every: Annotated[bool, typer.Option("--all", help="Open gates, too.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Why nothing (more) happens with a lead, what happens next, and what a person can do."""
     found = asked(lambda conn: _explained(conn, lead))
     if as_json:
@@ -123,9 +145,12 @@ def explain(lead: LeadId, as_json: AsJson = False) -> None:
     page = Page()
     page.line(found["summary"], "bold")
     page.table("next", ("when (UTC)", "what", "why"), ((moment(s["when"]), s["what"], s["why"]) for s in found["next"]))
-    page.table("waiting for", ("what", "to do"), ((w["what"], w["do"]) for w in found["waiting_for"]))
-    gates = ((g["name"], "open" if g["open"] else "closed", g["reason"]) for g in found["gates"])
-    page.table("gates", ("gate", "", "reason"), gates)
+    if others := found["waiting_for"][1:]:  # the summary is the first one
+        page.table("also waiting for", ("what", "to do"), ((w["what"], w["do"]) for w in others))
+    gates = [
+        (g["name"], "open" if g["open"] else "closed", g["reason"]) for g in found["gates"] if every or not g["open"]
+    ]
+    page.table("gates", ("gate", "", "reason"), gates, "all are open")
 
 
 async def _explained(conn: Connection, wanted: str) -> dict[str, Any]:
@@ -141,7 +166,7 @@ async def _explained(conn: Connection, wanted: str) -> dict[str, Any]:
 
 @group.command()
 def move(
-    lead: LeadId,
+    lead: Wanted,
     stage: Annotated[str, typer.Argument(metavar="STAGE")],
     reason: Annotated[str, typer.Option(help="Why; it stays in the lead's history.")],
     override: Annotated[bool, typer.Option("--override", help="Past the table and the required fields.")] = False,
@@ -160,12 +185,22 @@ def move(
 async def _moved(conn: Connection, wanted: str, stage: str, reason: str, override: bool) -> dict[str, Any]:
     lead = await _id_of(conn, wanted)
     wish = (lead, stage, person(), reason)
-    await _row(conn, lead)
+    await _require_declared(conn, lead, stage)
     if override:
         await conn.execute(API["override_stage"], *wish)
     elif not await conn.fetchval(API["request_transition"], *wish):
         raise _refused(dict(await conn.fetchrow(API["why_refused"], lead, stage) or {}), stage)
     return await _row(conn, lead)
+
+
+async def _require_declared(conn: Connection, lead: UUID, stage: str) -> None:
+    """A typo is no wish to move, which would be on record and flag the lead."""
+    why = await conn.fetchrow(API["why_refused"], lead, stage)
+    if why is None:
+        raise OrchestratorError(f"there is no lead {lead}")
+    if stage not in why["stages"]:
+        there = ", ".join(why["stages"])
+        raise OrchestratorError(f"pipeline {why['pipeline']} has no stage {stage!r}; it has: {there}")
 
 
 def _refused(why: Mapping[str, Any], stage: str) -> OrchestratorError:
@@ -180,7 +215,7 @@ def _refused(why: Mapping[str, Any], stage: str) -> OrchestratorError:
 
 @group.command()
 def erase(
-    lead: LeadId,
+    lead: ids.Id,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -197,8 +232,8 @@ def erase(
         typer.echo(f"left, but not contacted either, for they share an address: {', '.join(map(str, others))}")
 
 
-async def _row_of(conn: Connection, wanted: str) -> dict[str, Any]:
-    return await _row(conn, await _id_of(conn, wanted))
+async def _row_of(conn: Connection, beginning: str) -> dict[str, Any]:
+    return await _row(conn, await ids.one_id(conn, "lead", beginning))
 
 
 def _confirm(lead: Mapping[str, Any]) -> None:
@@ -208,13 +243,16 @@ def _confirm(lead: Mapping[str, Any]) -> None:
     typer.confirm(f"Erase {named or 'lead'} ({lead['id']}) for good?", abort=True)
 
 
-# -- ids
+# -- which one
 
 
-async def _id_of(conn: Connection, digits: str) -> UUID:
-    """The lead's id, from its first digits if they are those of one lead only."""
-    found = await conn.fetch(SQL["known_by"], UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f")))
+async def _id_of(conn: Connection, wanted: str) -> UUID:
+    """The one lead of that id, beginning of an id, name, phone number or email address."""
+    found = await ids.beginning_so(conn, "lead", wanted) if ids.is_beginning(wanted) else []
+    found = found or [row["id"] for row in await conn.fetch(ids.SQL["called"], wanted)]
     if len(found) == 1:
-        return found[0]["id"]
-    several = ", ".join(str(row["id"]) for row in found)
-    raise OrchestratorError(f"several leads begin so: {several}" if several else f"there is no lead {digits}")
+        return found[0]
+    if not found:
+        raise OrchestratorError(plain(f"there is no lead {wanted!r}; find it: orchestrator leads list"))
+    several = ", ".join((await ids.short(conn, "lead", found)).values())
+    raise OrchestratorError(plain(f"several leads are {wanted!r}; name one by its id: {several}"))

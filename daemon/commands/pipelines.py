@@ -11,6 +11,7 @@ import orjson
 import typer
 
 from daemon.app import Pipeline, mermaid, registry
+from daemon.commands.showing import AsJson, Page, say_json
 from daemon.db import Statements
 from daemon.settings import load_settings
 
@@ -32,22 +33,30 @@ def register(app: typer.Typer) -> None:
 
 
 @group.command("list")
-def list_() -> None:
+def list_(as_json: AsJson = False) -> None:
     """All pipelines: name, number of stages, where a lead begins and where it ends."""
     load_settings()
-    for pipeline in registry.PIPELINES:
-        ends = ", ".join(stage.name for stage in pipeline.stages if stage.terminal)
-        typer.echo(f"{pipeline.name}  {len(pipeline.stages)} stages  {pipeline.initial} -> {ends}")
+    if as_json:
+        say_json({"pipelines": [document(pipeline) for pipeline in registry.PIPELINES]})
+    else:
+        Page().list(("name", "stages", "begins", "ends"), map(_line, registry.PIPELINES), "no pipelines")
+
+
+def _line(pipeline: Pipeline) -> tuple[Any, ...]:
+    ends = ", ".join(stage.name for stage in pipeline.stages if stage.terminal)
+    return (pipeline.name, len(pipeline.stages), pipeline.initial, ends)
 
 
 @group.command()
 def show(
     name: Annotated[str, typer.Argument(metavar="NAME")],
     as_: Annotated[Format, typer.Option("--format", help="A Mermaid diagram, JSON, or SQL.")] = Format.MERMAID,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """One pipeline."""
     load_settings()
-    typer.echo({Format.MERMAID: mermaid, Format.JSON: as_json, Format.SQL: as_sql}[as_](_named(name)))
+    wanted = Format.JSON if as_json else as_
+    typer.echo({Format.MERMAID: mermaid, Format.JSON: in_json, Format.SQL: as_sql}[wanted](_named(name)))
 
 
 def _named(name: str) -> Pipeline:
@@ -57,7 +66,7 @@ def _named(name: str) -> Pipeline:
     return known[name]
 
 
-def as_json(pipeline: Pipeline) -> str:
+def in_json(pipeline: Pipeline) -> str:
     """Its stages with their moves, required fields and deadlines."""
     return orjson.dumps(document(pipeline), option=orjson.OPT_INDENT_2).decode()
 

@@ -41,11 +41,14 @@ def program(name: str, server: int) -> Path:
     return found[min(found)]
 
 
-def any_program(name: str) -> Path:
-    """The program, of whichever version comes first."""
-    for place in _candidates(name):
-        return place
-    raise OrchestratorError(f"no {name} here: install postgresql-client")
+def best_program(name: str, server: int) -> Path:
+    """The same, else whichever comes first: one that will do mostly."""
+    try:
+        return program(name, server)
+    except OrchestratorError:
+        for place in _candidates(name):
+            return place
+        raise
 
 
 def _candidates(name: str) -> Iterator[Path]:

@@ -3,7 +3,8 @@
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any, TypeVar
+from itertools import chain
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import orjson
 import typer
@@ -12,10 +13,15 @@ from daemon import schema
 from daemon.commands import access
 from daemon.db import Connection, Statements
 
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
 SQL = Statements("daemon.commands", "leads.sql")
-WIDEST = 10_000
 FIRM = frozenset({"id", "at", "status", "tries", "gate", "when (UTC)", "due (UTC)", "deadline (UTC)"})
-"""Columns that are short, or that people copy: they are never folded."""
+"""Columns that are short, or that people copy: they are never folded or cut."""
+READABLE = 16
+"""As wide a column is left that is cut in a list, before columns are left out."""
 T = TypeVar("T")
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead of tables.")]
@@ -45,35 +51,85 @@ def say_json(document: Mapping[str, Any]) -> None:
     typer.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2, default=str))
 
 
+def watched() -> bool:
+    """Whether a person looks at what is said; else it is for programs: whole, and a row a line."""
+    return sys.stdout.isatty()
+
+
 class Page:
-    """What is shown to people, part by part; as wide as it needs to be where nobody watches."""
+    """What is shown, part by part: tables on a terminal, where nobody watches cells between tabs."""
 
     def __init__(self) -> None:
-        from rich.console import Console  # noqa: PLC0415 - `--json` needs none of it
-
-        self._console = Console(highlight=False) if sys.stdout.isatty() else Console(width=WIDEST)
+        self._console = _console() if watched() else None
 
     def line(self, text: str, style: str = "") -> None:
         """A line of text, folded on a terminal."""
-        from rich.text import Text  # noqa: PLC0415
+        if self._console is None:
+            typer.echo(plain(text))
+            return
+        from rich.text import Text  # noqa: PLC0415 - `--json` and pipes need none of it
 
         self._console.print(Text(plain(text), style=style))
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], none: str = "none") -> None:
-        """A table with its title; without rows, a word instead."""
-        from rich import box  # noqa: PLC0415
-        from rich.table import Table  # noqa: PLC0415
-        from rich.text import Text  # noqa: PLC0415
-
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        for column in columns:
-            table.add_column(column, no_wrap=column in FIRM, overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(plain(cell)) for cell in row))
-        if table.row_count:
-            self._console.print(table)
-        else:
+        """A table with its title, its cells folded on a terminal; without rows, a word instead."""
+        cells = [[plain(cell) for cell in row] for row in rows]
+        if not cells:
             self.line(f"{title}: {none}" if title else none)
+        elif self._console is None:
+            _pipe([[title]] if title else [], [columns], cells)
+        else:
+            self._console.print(_table(title, columns, cells, cut=False))
+
+    def list(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], none: str, spare: Sequence[str] = ()) -> None:
+        """A line per row; a narrow terminal gets cells cut, and not the `spare` columns, the first one first."""
+        cells = [[plain(cell).replace("\n", " ") for cell in row] for row in rows]
+        if self._console is None or not cells:
+            self.table("", columns, cells, none)
+            return
+        kept = _fitting(columns, cells, spare, self._console.width)
+        shown = [[row[n] for n in kept] for row in cells]
+        self._console.print(_table("", [columns[n] for n in kept], shown, cut=True))
+
+
+def _console() -> "Console":
+    from rich.console import Console  # noqa: PLC0415 - as above
+
+    return Console(highlight=False)
+
+
+def _pipe(*parts: Iterable[Sequence[str]]) -> None:
+    for row in chain.from_iterable(parts):
+        typer.echo("\t".join(cell.replace("\n", " ") for cell in row).rstrip())
+
+
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, cut: bool) -> "Table":
+    from rich import box  # noqa: PLC0415 - as above
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=column in FIRM, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell, no_wrap=cut, overflow="ellipsis" if cut else "fold") for cell in row))
+    return table
+
+
+def _fitting(columns: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str], width: int) -> Sequence[int]:
+    """The places of the columns that can be read side by side on so wide a terminal."""
+    from rich.cells import cell_len  # noqa: PLC0415 - as above
+
+    def needed(n: int) -> int:
+        longest = max(cell_len(text) for text in (columns[n], *(row[n] for row in rows)))
+        return 3 + (longest if columns[n] in FIRM else min(longest, READABLE))
+
+    kept = list(range(len(columns)))
+    for name in spare:
+        if sum(map(needed, kept)) <= width:
+            break
+        kept.remove(columns.index(name))
+    return kept
 
 
 def plain(value: Any) -> str:

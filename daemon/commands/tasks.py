@@ -1,6 +1,7 @@
 """`orchestrator tasks`: list, show, a person's retry and cancelling."""
 
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -8,12 +9,13 @@ import typer
 
 from daemon import queue
 from daemon.app import kinds_of
-from daemon.commands import access
+from daemon.commands import access, ids
 from daemon.commands.showing import AsJson, Limit, Page, Row, asked, moment, rows_of, say_json
 from daemon.db import Connection, Statements
 from daemon.errors import OrchestratorError
 
 API = Statements("daemon.api", "tasks.sql")
+SQL = Statements("daemon.commands", "tasks.sql")
 group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 TaskId = Annotated[int, typer.Argument(metavar="ID", min=1, max=2**63 - 1)]
@@ -29,6 +31,10 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
 
+OPEN = (Status.AVAILABLE, Status.RUNNING, Status.DEAD)
+ENDED = (Status.DONE, Status.CANCELLED)
+
+
 def register(app: typer.Typer) -> None:
     """Add the group."""
     app.add_typer(group, name="tasks", help="The queue.")
@@ -41,22 +47,40 @@ def list_(
     limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:
-    """Tasks, newest first: those in the queue and those that have ended."""
+    """Tasks, newest first: those in the queue, dead ones too, then those that have ended."""
 
-    async def read(conn: Connection) -> list[dict[str, Any]]:
-        return rows_of(await conn.fetch(API["tasks"], None, status and status.value, kind, None, limit))
+    async def read(conn: Connection) -> tuple[list[dict[str, Any]], int, Mapping[str, str]]:
+        tasks = await _some(conn, status, kind, limit)
+        every = len(tasks) if len(tasks) < limit else await conn.fetchval(SQL["how_many"], status, kind)
+        return tasks, every - len(tasks), await ids.names(conn, filter(None, map(_lead_of, tasks)))
 
-    tasks = asked(read)
+    tasks, more, names = asked(read)
     if as_json:
         say_json({"tasks": tasks})
-    else:
-        columns = ("id", "kind", "status", "due (UTC)", "tries", "key", "error")
-        Page().table("", columns, map(_line, tasks), "no tasks")
+        return
+    columns = ("id", "kind", "status", "due (UTC)", "tries", "lead", "key", "error")
+    lines = (_line(task, names.get(_lead_of(task) or "")) for task in tasks)
+    Page().list(columns, lines, "no tasks", spare=("key", "due (UTC)", "tries"))
+    if more > 0:
+        typer.echo(f"{more} more: --limit", err=True)
 
 
-def _line(task: Row) -> tuple[Any, ...]:
+async def _some(conn: Connection, status: Status | None, kind: str | None, limit: int) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for group in [(status,)] if status else [OPEN, ENDED]:
+        some = [row for one in group for row in await conn.fetch(API["tasks"], None, one, kind, None, limit)]
+        found += rows_of(sorted(some, key=lambda row: row["id"], reverse=True))
+    return found[:limit]
+
+
+def _lead_of(task: Row) -> str | None:
+    found = re.fullmatch(r"lead:([0-9a-f-]{36})", task["key"] or "")
+    return found and found[1]
+
+
+def _line(task: Row, lead: str | None) -> tuple[Any, ...]:
     tries = f"{task['attempt']}/{task['max_attempts'] or '-'}"
-    return (task["id"], task["kind"], task["status"], moment(task["run_at"]), tries, task["key"], task["error"])
+    return (task["id"], task["kind"], task["status"], moment(task["run_at"]), tries, lead, task["key"], task["error"])
 
 
 @group.command()

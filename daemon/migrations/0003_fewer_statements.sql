@@ -93,6 +93,15 @@ CREATE FUNCTION owes_answer(to_lead uuid, entry int, besides uuid DEFAULT NULL) 
                      AND m.template IN ('COUNTER', 'QUESTION') AND m.status IN ('scheduled', 'sending', 'failed', 'unknown'))
 $$;
 
+CREATE OR REPLACE FUNCTION refuse_move(pipeline text, from_stage text, to_stage text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE said text := format('pipeline %s: a lead may not go from %s to %s', pipeline, from_stage, to_stage);
+BEGIN
+    IF NOT EXISTS (SELECT FROM orchestrator.stages s WHERE s.pipeline = refuse_move.pipeline AND s.name = to_stage) THEN
+        said := format('pipeline %s has no stage %s', pipeline, coalesce(to_stage, 'NULL'));
+    END IF;
+    RAISE EXCEPTION '%', said USING ERRCODE = 'PO001', HINT = 'legal targets: ' || orchestrator.legal_targets(pipeline, from_stage);
+END $$;
+
 CREATE OR REPLACE FUNCTION leads_before_update() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
 DECLARE

@@ -92,4 +92,7 @@ def add_to(app: web.Application, control: Control) -> None:
 
 
 def _flaws(error: ValidationError) -> list[dict[str, Any]]:
-    return [{"loc": list(flaw["loc"]), "msg": flaw["msg"]} for flaw in error.errors(include_url=False)]
+    return [
+        {"loc": list(flaw["loc"]), "msg": flaw["msg"].removeprefix("Value error, ")}
+        for flaw in error.errors(include_url=False)
+    ]

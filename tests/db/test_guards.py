@@ -141,6 +141,12 @@ async def test_an_illegal_move_is_refused_with_the_legal_targets(conn: Connectio
     for stage in ("COMPLETED", "NOWHERE", None):
         hint = await refused(conn, "PO001", "UPDATE leads SET stage = $2 WHERE id = $1", lead["id"], stage)
         assert hint == "legal targets: AI_CONVERSATION, DEAD_LEAD"
+    nowhere = "UPDATE leads SET stage = 'NOWHERE' WHERE id = $1"
+    override = "SELECT override_stage($1, 'NOWHERE', 'ann', 'why')"
+    for statement in (nowhere, override):  # mutant: `IF false` in refuse_move
+        with pytest.raises(asyncpg.PostgresError, match="pipeline vendor_acquisition has no stage NOWHERE"):
+            async with conn.transaction():
+                await conn.execute(statement, lead["id"])
     terminal = await at(conn, "DEAD_LEAD")
     hint = await refused(conn, "PO001", "UPDATE leads SET stage = 'NEW_LEAD' WHERE id = $1", terminal["id"])
     assert "terminal" in hint

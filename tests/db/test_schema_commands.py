@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import orjson
 import pytest
 
 from daemon.db import Connection, connect
@@ -70,6 +71,28 @@ async def test_init_is_idempotent(home: Path, server: Server) -> None:
 async def test_the_shell_is_psql_on_the_database(home: Path, dsn: str) -> None:
     said = await orchestrator(home, "db", "shell", "--", "-XAtc", "SELECT count(*) FROM stages", DATABASE_URL=dsn)
     assert (said.code, said.out) == (0, "15\n"), said.err
+
+
+async def test_the_shell_is_of_the_servers_version(home: Path, dsn: str) -> None:
+    """Mutant: `next(_candidates(name))` as best_program."""
+    older = home / "psql"
+    older.write_text("#!/bin/sh\necho 'psql (PostgreSQL) 12.1'\n")
+    older.chmod(0o755)
+    path = f"{home}{os.pathsep}{os.environ['PATH']}"
+    said = await orchestrator(home, "db", "shell", "--", "-XAtc", "SELECT 1", DATABASE_URL=dsn, PATH=path)
+    assert (said.code, said.out) == (0, "1\n"), said.err
+
+
+async def test_the_status_is_a_document_too(home: Path, dsn: str, conn: Connection) -> None:
+    """Mutant: `if not as_json`."""
+    said = await orchestrator(home, "db", "status", "--json", DATABASE_URL=dsn)
+    found = orjson.loads(said.out)["status"]
+    assert (found["version"], found["schema"], found["leads"]) == (VERSION, "current", 0)
+    assert found["tasks"] == {"available": 0, "running": 0, "dead": 0}
+    await conn.execute("INSERT INTO schema_version (version) VALUES (1000)")
+    newer = orjson.loads((await orchestrator(home, "db", "status", "--json", DATABASE_URL=dsn)).out)["status"]
+    assert newer["version"] == 1000
+    assert newer.keys() == {"database", "server", "version", "schema"}
 
 
 async def test_a_backup_can_be_restored(home: Path, server: Server, dsn: str, conn: Connection) -> None:

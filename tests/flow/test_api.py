@@ -69,7 +69,6 @@ async def test_leads_are_found_by_what_is_known(api: Client) -> None:
     assert await found(q=tag, stage="DEAD_LEAD") == {str(other)}
     assert await found(q=tag, needs_review="true") == {str(mail)}
     assert await found(q=tag, needs_review="false", pipeline="vendor_acquisition") == {str(other)}
-    assert await found(pipeline="no such") == set()
     assert str(mail) in await found(pipeline="", stage="", needs_review="", q="")
 
 
@@ -137,12 +136,30 @@ async def test_an_illegal_move_is_refused_with_the_legal_ones_and_recorded(api: 
     assert (await api.get(f"/api/leads/{lead}"))["lead"]["needs_review"] is True
 
 
-async def test_an_unknown_stage_is_an_illegal_move(api: Client) -> None:
+async def test_an_unknown_stage_is_called_so_and_leaves_no_trace(api: Client) -> None:
+    """Mutant: no call of _require_declared in move_lead."""
     lead = await api.lead()
     for override in (False, True):
         reply = await api.post(f"/api/leads/{lead}/transition", {"to": "NO_SUCH", "reason": "r", "override": override})
-        reply.problem(409)
-    assert (await api.get(f"/api/leads/{lead}"))["lead"]["stage"] == "AI_CONVERSATION"
+        problem = reply.problem(409)
+        assert "has no stage NO_SUCH; legal targets: DEAL_VALIDATION, DEAD_LEAD" in problem["detail"]
+        assert problem["errors"][0]["loc"] == ["to"]
+    found = (await api.get(f"/api/leads/{lead}"))["lead"]
+    assert (found["stage"], found["needs_review"]) == ("AI_CONVERSATION", False)
+    sql = "SELECT count(*) FROM pipeline_events WHERE lead_id = $1 AND event_type = 'invalid_transition_attempt'"
+    assert await api.conn.fetchval(sql, lead) == 0
+
+
+@pytest.mark.parametrize(("query", "wrong"), [
+    ({"stage": "NO_SUCH"}, "stage"), ({"pipeline": "none"}, "pipeline"),
+    ({"pipeline": "vendor_acquisition", "stage": "new_lead"}, "stage"),
+])  # fmt: skip
+async def test_an_unknown_place_is_no_empty_list(api: Client, query: dict[str, str], wrong: str) -> None:
+    """Mutant: no call of _require_known in list_leads."""
+    problem = (await api.ask("GET", "/api/leads", params=query)).problem(422)
+    (flaw,) = problem["errors"]
+    assert flaw["loc"] == ["query", wrong]
+    assert ("AI_CONVERSATION" if wrong == "stage" else "vendor_acquisition") in flaw["msg"]
 
 
 async def test_missing_fields_are_named(api: Client) -> None:

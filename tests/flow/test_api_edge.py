@@ -89,11 +89,30 @@ async def test_open_routes_need_none(api: Client, route: Route) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("GET", "/api/nothing"), ("GET", "/"), ("PUT", "/api/leads"), ("OPTIONS", "/api/leads")]
+    ("method", "path"), [("GET", "/api/nothing"), ("GET", "/nothing"), ("PUT", "/api/leads"), ("OPTIONS", "/api/leads")]
 )
 async def test_a_stranger_learns_not_even_which_paths_exist(api: Client, method: str, path: str) -> None:
     (await api.ask(method, path, token=None)).problem(401)
     (await api.ask(method, path)).problem(405 if path == "/api/leads" else 404)
+
+
+async def test_who_comes_without_a_path_is_sent_to_the_docs(api: Client) -> None:
+    """Mutant: no FRONT_DOOR in application.build."""
+    for method in ("GET", "HEAD"):
+        reply = await api.ask(method, "/", token=None, allow_redirects=False)
+        assert (reply.status, reply.headers["Location"]) == (303, "/api/docs")
+    assert (await api.ask("GET", "/")).status == 200
+
+
+async def test_what_is_wrong_is_told_in_plain_words(api: Client) -> None:
+    """Mutant: `return error["msg"]` in reading._worded."""
+    odd = (await api.ask("GET", "/api/leads/nope")).problem(422)
+    assert odd["errors"] == [{"loc": ["path", "id"], "msg": "'nope' is no id"}]
+    body = (await api.post("/api/leads", {"nmae": "Ann"})).problem(422)
+    assert body["errors"] == [{"loc": ["nmae"], "msg": "unknown field nmae; nearest: name"}]
+    query = (await api.ask("GET", "/api/leads", params={"stge": "NEW_LEAD"})).problem(422)
+    assert query["errors"] == [{"loc": ["query", "stge"], "msg": "unknown field stge; nearest: stage"}]
+    assert (await api.ask("GET", "/healthz", params={"x": "1"})).problem(422)["errors"][0]["msg"] == "unknown field x"
 
 
 async def test_the_methods_of_a_path_are_told(api: Client) -> None:

@@ -99,13 +99,17 @@ async def test_systemd_gets_no_embedded_server(home: Path) -> None:
 
 async def test_pipelines_are_listed_and_shown(home: Path) -> None:
     listed = await orchestrator(home, "pipelines", "list")
-    assert listed.out.startswith("vendor_acquisition  15 stages")
+    assert listed.out.splitlines()[1].startswith("vendor_acquisition\t15\tNEW_LEAD\t")
     diagram = await orchestrator(home, "pipelines", "show", "vendor_acquisition")
     assert "    OFFER_MADE --> VIDEO_SENT: 48 h" in diagram.out.splitlines()
     shown = await orchestrator(home, "pipelines", "show", "vendor_acquisition", "--format", "json")
     stages = {stage["name"]: stage for stage in orjson.loads(shown.out)["stages"]}
     assert stages["NEW_LEAD"]["to"] == ["AI_CONVERSATION", "DEAD_LEAD"]
     assert stages["OFFER_MADE"]["deadlines"][0]["after_s"] == 48 * 3600
+    same = await orchestrator(home, "pipelines", "show", "vendor_acquisition", "--json")
+    every = await orchestrator(home, "pipelines", "list", "--json")
+    assert same.out == shown.out  # mutant: `wanted = as_`
+    assert orjson.loads(every.out) == {"pipelines": [orjson.loads(shown.out)]}
 
 
 async def test_a_pipeline_as_sql_is_what_the_database_holds(home: Path, conn: Connection) -> None:
@@ -142,6 +146,11 @@ async def test_check_lists_settings_and_findings(home: Path, dsn: str, conn: Con
     assert "warning  tasks of key lead:busy: 1001 " in said.out
     assert "warning  engine sms: http://localhost:3002" in said.out
     assert "secretword" not in said.out
+    same = await orchestrator(home, "check", "--json", DATABASE_URL=dsn, ORCHESTRATOR_API__TOKEN="secretword")
+    checks = [f"{one['level']:<8} {one['subject']}: {one['finding']}" for one in orjson.loads(same.out)["checks"]]
+    assert len(checks) == len(said.out.splitlines())
+    assert "warning  tasks of kind of_the_future: 1 that this program doesn't know and never claims" in checks
+    assert "secretword" not in same.out
 
 
 async def test_check_finds_errors(home: Path, dsn: str, conn: Connection) -> None:

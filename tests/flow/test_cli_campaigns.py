@@ -249,6 +249,28 @@ async def test_a_gate_is_seen_and_decided_at_the_terminal(home: Path, dsn: str, 
         assert [a["status"] for a in every["approvals"]] == ["approved"]
 
 
+async def test_a_reply_that_waits_is_shown_as_a_person_reads_it(home: Path, dsn: str, conn: Connection) -> None:
+    """Mutants: no `_about`; `_row(conn, request)` without `one_id`; no `names`."""
+    lead = await conn.fetchval("INSERT INTO leads (name, stage) VALUES ('Ann Vendor', 'OFFER_MADE') RETURNING id")
+    reply = {
+        "id": "x",
+        "from_address": "+14155550100",
+        "body": "Yes,\nplease",
+        "received_at": "2026-01-31T09:00:00+00:00",
+    }
+    columns = "checkpoint, title, payload, lead_id"
+    sql = f"INSERT INTO approval_queue ({columns}) VALUES ('replies', 'A reply', $1, $2) RETURNING id"
+    request = str(await conn.fetchval(sql, {"reply": reply, "reason": "interested"}, lead))
+    shown = await orchestrator(home, "approvals", "show", request[:8], DATABASE_URL=dsn)
+    rows = [line.split("\t") for line in shown.out.splitlines()]
+    assert rows[-5:] == [
+        ["lead", "Ann Vendor"], ["from", "+14155550100"], ["received", "2026-01-31 09:00:00"],
+        ["body", "Yes, please"], ["reason", "interested"],
+    ]  # fmt: skip
+    listed = await orchestrator(home, "approvals", "list", DATABASE_URL=dsn)
+    assert listed.out.splitlines()[1].startswith(f"{request}\treplies\tAnn Vendor\tA reply\tpending\t")
+
+
 async def test_a_rejection_says_why_and_ends_the_run(home: Path, dsn: str, conn: Connection, gated: Path) -> None:
     async with daemon(dsn):
         await orchestrator(home, "campaigns", "import", gated, DATABASE_URL=dsn)

@@ -29,6 +29,11 @@ FROM (
 ) l
 ORDER BY l.created_at DESC, l.id
 
+-- name: known_places
+-- $1 pipeline: its stages, or those of all of them.
+SELECT ARRAY(SELECT name FROM pipelines ORDER BY name) AS pipelines,
+       ARRAY(SELECT name FROM stages WHERE $1::text IS NULL OR pipeline = $1 GROUP BY name ORDER BY min(pipeline), min(position)) AS stages
+
 -- name: lead_known
 SELECT EXISTS (SELECT FROM leads WHERE id = $1)
 
@@ -56,6 +61,7 @@ SELECT l.stage,
        EXISTS (SELECT FROM transitions t
                WHERE t.pipeline = l.pipeline AND t.from_stage = l.stage AND t.to_stage = $2) AS legal,
        coalesce(orchestrator.missing_fields(l.data, s.required), '{}') AS missing,
+       ARRAY(SELECT a.name FROM stages a WHERE a.pipeline = l.pipeline ORDER BY a.position) AS stages,
        ARRAY(SELECT t.to_stage FROM transitions t
              JOIN stages p ON p.pipeline = t.pipeline AND p.name = t.to_stage
              WHERE t.pipeline = l.pipeline AND t.from_stage = l.stage ORDER BY p.position) AS targets

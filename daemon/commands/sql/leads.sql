@@ -1,10 +1,6 @@
 -- name: session
 SELECT set_config('timezone', 'UTC', false), set_config('application_name', 'orchestrator command', false)
 
--- name: known_by
--- The leads whose ids begin alike: from $1 to $2.
-SELECT id FROM leads WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 10
-
 -- name: messages
 SELECT to_json(m)::text AS shown
 FROM (SELECT id, run_id, step, channel, template, to_address, from_address, subject, body, status, reason, send_at, sent_at,
