@@ -72,7 +72,7 @@ async def to_docs(_api: Api, _given: Given[Nothing, Nothing, Nothing]) -> Answer
     return Answer(b"", 303, "text/plain", {"Location": "/api/docs"})
 
 
-FRONT_DOOR = Route("GET", "/", to_docs, {303: None}, open=True)
+FRONT_DOOR = Route("GET", "/", to_docs, {303: None})
 """For people, so no part of the documented API."""
 
 

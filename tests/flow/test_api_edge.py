@@ -99,7 +99,7 @@ async def test_a_stranger_learns_not_even_which_paths_exist(api: Client, method:
 async def test_who_comes_without_a_path_is_sent_to_the_docs(api: Client) -> None:
     """Mutant: no FRONT_DOOR in application.build."""
     for method in ("GET", "HEAD"):
-        reply = await api.ask(method, "/", token=None, allow_redirects=False)
+        reply = await api.ask(method, "/", allow_redirects=False)
         assert (reply.status, reply.headers["Location"]) == (303, "/api/docs")
     assert (await api.ask("GET", "/")).status == 200
 

@@ -57,7 +57,7 @@ SELECT orchestrator.override_stage($1, $2, $3, $4)
 
 -- name: why_refused
 -- $1 lead, $2 where it should have gone.
-SELECT l.stage,
+SELECT l.pipeline, l.stage,
        EXISTS (SELECT FROM transitions t
                WHERE t.pipeline = l.pipeline AND t.from_stage = l.stage AND t.to_stage = $2) AS legal,
        coalesce(orchestrator.missing_fields(l.data, s.required), '{}') AS missing,
