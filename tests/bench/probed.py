@@ -16,7 +16,7 @@ import uvloop
 
 from daemon import log
 from daemon.api.server import serve
-from daemon.app import Daemon
+from daemon.app import Daemon, ease_collector
 from daemon.settings import load_settings
 
 EVERY_S = 0.002
@@ -67,6 +67,7 @@ async def probe(daemon: Daemon, path: Path) -> None:
 async def main() -> None:
     """One daemon with its API, until it is told to stop."""
     log.configure("WARNING", "json")
+    ease_collector()  # as `orchestrator run` does
     own = {name: value for name, value in os.environ.items() if name.startswith("ORCHESTRATOR_")}
     settings = load_settings({"DATABASE_URL": os.environ["DATABASE_URL"], **own})
     async with Daemon(settings, os.environ["DATABASE_URL"], os.environ["DATABASE_URL"]).assembled() as daemon:
