@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any
 from uuid import UUID
 
@@ -111,18 +110,25 @@ class Attempts:
     async def _start(self, tasks: Sequence[Task], snapshots: Mapping[int, Any]) -> None:
         """Calls begin, then decisions are made, few at a time: nobody else shall wait for hundreds of them."""
         decided: list[Attempted] = []
-        by_kind = sorted(tasks, key=lambda t: (self.kinds[t.kind].policy.decides, t.kind, t.id))
-        for name, group in groupby(by_kind, key=lambda t: t.kind):
-            kind = self.kinds[name]
+        for kind, group in self._by_kind(tasks):
             if not kind.policy.decides:
                 self._call_all(kind, group, snapshots)
                 continue
-            for some in _slices(list(group), AT_A_STRETCH):
+            for some in _slices(group, AT_A_STRETCH):
                 decided += self._decide_all(kind, some, snapshots)
                 if len(some) == AT_A_STRETCH:
                     await asyncio.sleep(0)
         if decided:
             self.offer(decided)
+
+    def _by_kind(self, tasks: Sequence[Task]) -> list[tuple[Kind[Any], list[Task]]]:
+        """The tasks of each kind in the order of their ids; those that call come first."""
+        groups: dict[str, list[Task]] = {}
+        for task in sorted(tasks):  # a task begins with its id
+            groups.setdefault(task.kind, []).append(task)
+        return sorted(
+            ((self.kinds[name], group) for name, group in groups.items()), key=lambda found: found[0].policy.decides
+        )
 
     def _call_all(self, kind: Kind[Any], tasks: Iterable[Task], snapshots: Mapping[int, Any]) -> None:
         for task in tasks:

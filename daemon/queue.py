@@ -101,7 +101,7 @@ def _tasks(rows: Sequence[asyncpg.Record]) -> list[Task]:
     if not rows:
         return []
     now = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=rows[0][-1])
-    return [Task(*(*row[:-1], now)) for row in rows]
+    return [Task._make((*row[:-1], now)) for row in rows]
 
 
 async def claim(conn: Connection, kinds: Kinds, room: Room, *, worker: UUID, lease_s: float) -> list[Task]:

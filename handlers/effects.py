@@ -275,12 +275,11 @@ class Writer:
 
     def observe(self, metrics: Metrics, effects: Sequence[tuple[Task, Effects]]) -> None:
         """Count messages and replies."""
-        by_type = _by_type(effects)
-        for ended in _all(MessageEnded, by_type):
-            metrics.sends.labels(ended.channel, ended.status).inc()
-        for reply in _all(ReplyRead, by_type):
-            if reply.category:
-                metrics.replies.labels(reply.category).inc()
+        for effect in (effect for _, its in effects for effect in its):
+            if isinstance(effect, MessageEnded):
+                metrics.sends.labels(effect.channel, effect.status).inc()
+            elif isinstance(effect, ReplyRead) and effect.category:
+                metrics.replies.labels(effect.category).inc()
 
 
 async def write(

@@ -5,7 +5,7 @@ the lead to AI_CONVERSATION -> the move and its event are committed and the task
 process of its own: `python contenders.py NAME install|work`; the database's DSN is in BENCH_DSN. With BENCH_TRACE
 set, each handler writes `number monotonic_ns` there with its first line; with BENCH_THINK_S it then waits for something
 that long. With BENCH_MARK this daemon's handler leaves an event beside the move, so that a lead handled twice would
-show: its second move would be refused.
+show: its second move would be refused. With BENCH_UVLOOP the others run on uvloop, too.
 """
 
 import asyncio
@@ -344,11 +344,12 @@ def end_at_once_on_sigterm() -> None:
 
 
 def main(name: str, what: str) -> None:
-    """Install or work; uvloop for everybody, so that only the design differs."""
+    """Install or work. The others have asyncio's own loop, as in the comparison that the aims were taken from."""
     import uvloop
 
     parts: dict[str, Callable[[], Any]] = globals()
-    uvloop.run(parts[f"{name}_{what}"]())
+    run = uvloop.run if name == "orchestrator" or os.environ.get("BENCH_UVLOOP") else asyncio.run
+    run(parts[f"{name}_{what}"]())
 
 
 if __name__ == "__main__":
