@@ -102,7 +102,7 @@ async def test_a_daemon_cut_off_from_its_lock_signs_on_anew(dsn: str, conn: Conn
         assert len(engine.requests) == 20
         assert set(engine.effects.values()) == {1}
         assert victim.alive
-        assert await until(lambda: number_of(conn, victim), 5.0, "a new registration") != number
+        assert await until(lambda: number_of(conn, victim), 20.0, "a new registration") != number
 
 
 async def number_of(conn: Connection, daemon: DaemonProcess) -> UUID | None:
