@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -124,7 +125,7 @@ class Attempts:
     def _by_kind(self, tasks: Sequence[Task]) -> list[tuple[Kind[Any], list[Task]]]:
         """The tasks of each kind in the order of their ids; those that call come first."""
         groups: dict[str, list[Task]] = {}
-        for task in sorted(tasks):  # a task begins with its id
+        for task in sorted(tasks, key=attrgetter("id")):
             groups.setdefault(task.kind, []).append(task)
         return sorted(
             ((self.kinds[name], group) for name, group in groups.items()), key=lambda found: found[0].policy.decides
