@@ -158,9 +158,15 @@ class WebhookSettings(Group):
 
 
 class StuckSettings(Group):
-    """After how long a lead counts as stuck: in its first stage, past its deadline, flagged for a person."""
+    """After how long a lead counts as stuck: in its first stage, unapproved, past its deadline, flagged for a person.
+
+    And a message: approved and not sent, or due on a weekday on which nothing is sent.
+    """
 
     new_h: Amount = 24.0
+    unapproved_h: Amount = 48.0
+    unsent_h: Amount = 6.0
+    nothing_sent_h: Amount = 1.0
     deadline_min: Amount = 15.0
     review_h: Amount = 24.0
 
