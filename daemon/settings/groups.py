@@ -11,12 +11,14 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_va
 from daemon.settings.addresses import Address, DatabaseUrl, HttpHook, ImapUrl, SecretUrls, SmtpUrl, WebUrl, is_loopback
 from daemon.settings.checks import (
     Amount,
+    Characters,
     Count,
     CronText,
     DayPart,
     Flag,
     Hours,
     Limit,
+    Lines,
     Port,
     Seconds,
     Share,
@@ -94,6 +96,13 @@ class ClassifierSettings(Group):
     """Below this confidence a person decides."""
 
     min_confidence: Share = 0.7
+
+
+class LearningsSettings(Group):
+    """How many of people's words on its work an agent's request carries, and how long they are in all."""
+
+    most: Lines = 20
+    characters: Characters = 4000
 
 
 class ReplySettings(Group):
@@ -198,6 +207,7 @@ class Settings(Group):
     jobs: JobSettings = JobSettings()
     history: HistorySettings = HistorySettings()
     classifier: ClassifierSettings = ClassifierSettings()
+    learnings: LearningsSettings = LearningsSettings()
     replies: ReplySettings = ReplySettings()
     send: SendSettings = SendSettings()
     smtp: SmtpSettings = SmtpSettings()

@@ -85,6 +85,7 @@ HOT: Final = {
     ".".join((file.removesuffix(".sql"), name)): text
     for package, file in (
         ("daemon", "queue.sql"), ("daemon", "sweep.sql"), ("daemon", "worker.sql"), ("daemon", "ledger.sql"),
+        ("daemon", "learnings.sql"),
         ("handlers", "effects.sql"), ("handlers", "leads.sql"), ("handlers", "messages.sql"),
         ("handlers", "replies.sql"), ("handlers", "sweep.sql"),
         ("campaigns", "schedule.sql"), ("campaigns", "starting.sql"), ("campaigns", "budget.sql"),
