@@ -203,6 +203,14 @@ class Parked:
 
 
 @dataclass(frozen=True, slots=True)
+class Pinned:
+    """Facts that the task keeps in its payload, whatever changes until its next attempt."""
+
+    statement: ClassVar[str] = "pinned"
+    facts: Json
+
+
+@dataclass(frozen=True, slots=True)
 class AwaitSending:
     """The task waits until sending resumes; if that has happened meanwhile, its gate is asked again."""
 
@@ -222,13 +230,13 @@ class Alert:
 
 
 OfRound = StepEnded | StepBegun | RunEnded | Asked | LeadFound | ItemWanted | ItemEnded | MessagePlanned
-Written = OfRound | Spent | CampaignPaused | Expired | Feedback | LeadEnriched | Parked | AwaitSending | Alert
+Written = OfRound | Spent | CampaignPaused | Expired | Feedback | LeadEnriched | Parked | Pinned | AwaitSending | Alert
 Effect = Written | NewTask | Charged
 Effects = tuple[Effect, ...]
 
 STATEMENTS: tuple[type[Written], ...] = (
     *(Spent, StepEnded, LeadFound, ItemWanted, ItemEnded, LeadEnriched, MessagePlanned),
-    *(Asked, StepBegun, RunEnded, CampaignPaused, Expired, Feedback, Alert, Parked, AwaitSending),
+    *(Asked, StepBegun, RunEnded, CampaignPaused, Expired, Feedback, Alert, Parked, Pinned, AwaitSending),
 )
 SHARED = (Alert, LeadFound, MessagePlanned)  # two batches may write the same rows, and must do so in the same order
 OF_LEADS = (ItemEnded, LeadEnriched, MessagePlanned)  # they write the lead, or refer to its row

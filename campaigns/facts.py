@@ -8,6 +8,7 @@ from uuid import UUID
 
 from campaigns.decisions import LIVE, total
 from campaigns.references import resolve
+from daemon.learnings import Learning
 
 Row = Mapping[str, Any]
 LONGEST_ADDRESS = 320
@@ -36,6 +37,11 @@ class Step:
     @property
     def status(self) -> str:
         return self.row["status"]
+
+    @property
+    def engine(self) -> str:
+        """The engine that it calls, if it calls one."""
+        return self.declared.get("engine") or self.name
 
     @property
     def retry(self) -> Mapping[str, Any]:
@@ -67,6 +73,7 @@ class Run:
     leads: Mapping[UUID, Mapping[str, Any]] = field(default_factory=dict)
     approval: Row | None = None
     modes: Mapping[str, str] = field(default_factory=dict)
+    learnings: Sequence[Learning] = ()  # for the engine that the task calls
 
     @property
     def id(self) -> UUID:

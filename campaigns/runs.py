@@ -12,10 +12,13 @@ from campaigns.steps.checkpoint import checkpoint, decided
 from campaigns.steps.engine import cut_off, engine
 from campaigns.steps.enrich import enrich, item
 from campaigns.steps.leads import leads
+from campaigns.steps.learnings import pinned
 from campaigns.steps.messages import messages
+from daemon import learnings
 from daemon.answers import tidy
 from daemon.context import Context
 from daemon.db import Connection, Statements
+from daemon.learnings import Learning
 from daemon.metrics import Metrics
 from daemon.outcome import Done, Outcome, Snooze
 from daemon.task import Kind, Policy, Task
@@ -178,6 +181,7 @@ async def _completed(conn: Connection, tasks: Mapping[int, Task], runs: Mapping[
     about = {t.id: list(_lead_ids(t, runs[t.id], at[t.id])) for t in tasks.values()}
     leads_by_id = await _leads(conn, {lead_id for ids in about.values() for lead_id in ids})
     approvals = await _approvals(conn, [t for t in tasks.values() if "approval_id" in t.payload])
+    said = await _learnings(conn, tasks, at)
     gated = any(_is(step, "checkpoint") for step in at.values())
     modes = {r["checkpoint"]: r["mode"] for r in await conn.fetch(SQL["modes"])} if gated else {}
     return {
@@ -188,6 +192,7 @@ async def _completed(conn: Connection, tasks: Mapping[int, Task], runs: Mapping[
             {i: leads_by_id[i] for i in about[n] if i in leads_by_id},
             approvals.get(n),
             modes,
+            said.get(n, ()),
         )
         for n, run in runs.items()
     }
@@ -230,6 +235,22 @@ async def _approvals(conn: Connection, tasks: Sequence[Task]) -> dict[int, Row]:
     ids = {t.id: UUID(str(t.payload["approval_id"])) for t in tasks}
     rows = {r["id"]: r for r in await conn.fetch(SQL["approvals"], list(set(ids.values())))} if ids else {}
     return {task_id: rows[i] for task_id, i in ids.items() if i in rows}
+
+
+async def _learnings(
+    conn: Connection, tasks: Mapping[int, Task], at: Mapping[int, Step | None]
+) -> Mapping[int, Sequence[Learning]]:
+    """What people have said to the engines that these tasks are about to call for the first time."""
+    engines = {n: s.engine for n, s in at.items() if s is not None and _may_call(tasks[n], s)}
+    said: dict[str, list[Learning]] = {}
+    for learning in await learnings.read(conn, set(engines.values())):
+        said.setdefault(learning.agent, []).append(learning)
+    return {n: said.get(engine, ()) for n, engine in engines.items()}
+
+
+def _may_call(task: Task, step: Step) -> bool:
+    calls = task.kind == "run.item" or (task.kind == "run.step" and step.kind == "engine")
+    return calls and pinned(task) is None
 
 
 # -- what went wrong

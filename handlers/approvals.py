@@ -8,7 +8,7 @@ from daemon.context import Context
 from daemon.db import Connection, Statements
 from daemon.outcome import Done, Outcome
 from daemon.task import Kind, Policy, Task
-from handlers.effects import Alert, Change, Effect, Effects, Event, ReplyRead, Writer
+from handlers.effects import Alert, Change, Effect, Effects, Event, Feedback, ReplyRead, Writer
 from handlers.pipeline import done
 
 SQL = Statements("handlers", "replies.sql")
@@ -40,8 +40,16 @@ async def _decided(task: Task, request: Mapping[str, Any] | None, context: Conte
     if request is None:
         return done(reason="the request is gone")
     if request["checkpoint"] != "replies" or request["status"] not in ("approved", "rejected"):
-        return done(reason=f"nothing follows from {request['checkpoint']} {request['status']}")
-    return Done(tuple(_reply_handled(request)), f"reply {request['status']}")
+        return done(*_said(request), reason=f"nothing else follows from {request['checkpoint']} {request['status']}")
+    return Done((*_reply_handled(request), *_said(request)), f"reply {request['status']}")
+
+
+def _said(request: Mapping[str, Any]) -> list[Effect]:
+    """What a person says with a rejection is remembered under the checkpoint's name: no step stands before it."""
+    comment = (request["comment"] or "").strip()
+    if request["status"] != "rejected" or not comment:
+        return []
+    return [Feedback(request["checkpoint"], comment, request["id"], request["decided_by"])]
 
 
 def _reply_handled(request: Mapping[str, Any]) -> list[Effect]:

@@ -177,6 +177,17 @@ class AskPerson:
 
 
 @dataclass(frozen=True, slots=True)
+class Feedback:
+    """A person's words for an agent."""
+
+    statement: ClassVar[str] = "feedback"
+    agent: str
+    feedback: str
+    approval_id: UUID
+    created_by: str
+
+
+@dataclass(frozen=True, slots=True)
 class Alert:
     """One open alert per type and subject."""
 
@@ -210,6 +221,7 @@ Written = (
     | ReplyRead
     | Exclude
     | AskPerson
+    | Feedback
     | Alert
     | AddressMended
 )
@@ -218,7 +230,7 @@ Effects = tuple[Effect, ...]
 
 STATEMENTS: tuple[type[Written], ...] = (
     *(Exclude, ReplyRead, MessageEnded, MessageWaits, AwaitSending, Change, CancelMessages, Event),
-    *(Move, Send, AskPerson, Alert, AddressMended),
+    *(Move, Send, AskPerson, Feedback, Alert, AddressMended),
 )
 ONE_PER_LEAD = (Change, Move)
 AT_ONCE: Mapping[type[Written], bool] = {MessageEnded: True, Change: False, Event: False, Move: True, Send: False}

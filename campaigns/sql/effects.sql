@@ -305,6 +305,10 @@ UPDATE tasks t SET run_at = clock()
 FROM unnest($1::bigint[], $2::uuid[]) AS d(task_id, run_id) JOIN campaign_runs r ON r.id = d.run_id
 WHERE t.id = d.task_id AND t.status = 'available' AND r.status <> 'paused'
 
+-- name: pinned
+UPDATE tasks t SET payload = t.payload || d.facts
+FROM unnest($1::bigint[], $2::jsonb[]) AS d(task_id, facts) WHERE t.id = d.task_id AND t.status = 'available'
+
 -- name: await_sending
 SELECT orchestrator.await_sending($1)
 

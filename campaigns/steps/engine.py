@@ -1,5 +1,6 @@
 """Steps that call an engine: once, or again as their retry says."""
 
+from collections.abc import Sequence
 from decimal import Decimal
 from random import random
 from typing import Any
@@ -9,7 +10,8 @@ from campaigns.decisions import Again, after_failure, attempts
 from campaigns.effects import NOTHING, Alert, AwaitSending, Effects, Spent
 from campaigns.facts import Row
 from campaigns.steps import Attempt
-from daemon import sending
+from campaigns.steps.learnings import for_call, taught
+from daemon import learnings, sending
 from daemon.answers import Answered, Failed, Unknown, charge, tidy
 from daemon.engines import Call, Skipped
 from daemon.ledger import Ended
@@ -21,8 +23,11 @@ async def engine(attempt: Attempt) -> Outcome[Effects]:
     params = attempt.run.resolved(attempt.step.declared.get("params") or {})
     if not isinstance(params, dict):
         return attempt.failed("params must be an object")
+    learnt = for_call(attempt, attempt.step.row["calls"])
+    if isinstance(learnt, Snooze):
+        return learnt
     key = attempt.key()
-    answer = await attempt.context.engines.call(attempt.task, call(attempt, params, key))
+    answer = await attempt.context.engines.call(attempt.task, call(attempt, params, key, learnt))
     match answer:
         case Answered(result):
             return attempt.completed(result, cost=charge(result, estimate(attempt)).cost, call=key)
@@ -49,34 +54,30 @@ async def cut_off(attempt: Attempt, row: Row, why: str, *of: object) -> Outcome[
     return Done((booked, Alert("UNKNOWN_OUTCOME", tidy(said), "HIGH", f"run:{run.id}", {"step": step.name})), why)
 
 
-def call(attempt: Attempt, body: dict[str, Any], key: str, **of: Any) -> Call:
+def call(attempt: Attempt, params: dict[str, Any], key: str, learnt: Sequence[str], **of: Any) -> Call:
     """One call for this step, within its campaign's budgets; one that reaches people waits while sending is stopped."""
     run, step = attempt.run, attempt.step
     endpoint = str(step.declared.get("endpoint") or "/")
     return Call(
-        engine_of(attempt), endpoint, body, cause=key, budgets=attempt.budgets, most_calls=attempts(step.retry),
+        step.engine, endpoint, taught(params, step.engine, learnt), prompt=learnings.prompt(learnt),
+        cause=key, budgets=attempt.budgets, most_calls=attempts(step.retry),
         run_id=run.id, campaign_id=run.row["campaign_id"], estimate=step.estimate, timeout_s=step.timeout_s,
         url=None if endpoint.startswith("/") else endpoint, method=step.declared.get("method") or "POST",
         gate=sending.gate_of(endpoint), **of,
     )  # fmt: skip
 
 
-def engine_of(attempt: Attempt) -> str:
-    """The engine that the step calls."""
-    return attempt.step.declared.get("engine") or attempt.step.name
-
-
 def estimate(attempt: Attempt) -> Decimal:
     """What a call is charged if its answer doesn't say."""
     if attempt.step.estimate is not None:
         return attempt.step.estimate
-    settings = attempt.context.settings.engines.get(engine_of(attempt))
+    settings = attempt.context.settings.engines.get(attempt.step.engine)
     return settings.cost_per_call if settings else NOTHING
 
 
 def after(attempt: Attempt, answer: Failed | Unknown, calls_before: int) -> Any:
     """Whether there is another try; calls of daemons that are gone count."""
-    settings = attempt.context.settings.engines.get(engine_of(attempt))
+    settings = attempt.context.settings.engines.get(attempt.step.engine)
     honours_keys = settings is not None and settings.idempotent
     tries = max(attempt.task.attempt, calls_before + 1)
     return after_failure(answer, tries, attempt.step.retry, honours_keys=honours_keys, random=random())

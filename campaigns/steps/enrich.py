@@ -9,9 +9,10 @@ from campaigns.effects import NOTHING, Alert, Effect, Effects, ItemEnded, ItemWa
 from campaigns.facts import Row, address_of, lead_id_of
 from campaigns.steps import Attempt
 from campaigns.steps.engine import after, call, estimate, skipped
+from campaigns.steps.learnings import for_call
 from daemon.answers import Answered, charge, tidy
 from daemon.engines import Skipped
-from daemon.outcome import Done, Fail, Outcome
+from daemon.outcome import Done, Fail, Outcome, Snooze
 
 
 async def enrich(attempt: Attempt) -> Outcome[Effects]:
@@ -58,8 +59,11 @@ async def item(attempt: Attempt, own: Row) -> Outcome[Effects]:
     params = attempt.run.resolved(attempt.step.declared.get("params") or {}, lead) or _about(lead)
     if not isinstance(params, dict):
         return Done((_item_ended(attempt, own["lead_id"], "failed", error="params must be an object"),))
+    learnt = for_call(attempt, own["calls"])
+    if isinstance(learnt, Snooze):
+        return learnt
     answer = await attempt.context.engines.call(
-        attempt.task, call(attempt, params, attempt.key(own["lead_id"]), lead_id=own["lead_id"])
+        attempt.task, call(attempt, params, attempt.key(own["lead_id"]), learnt, lead_id=own["lead_id"])
     )
     match answer:
         case Answered(result):

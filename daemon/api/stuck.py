@@ -3,40 +3,53 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Annotated
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from daemon.api.pipelines import PipelineName, require_pipeline
 from daemon.api.route import Answer, Api, Given, Nothing, Route, Success
 from daemon.db import Statements
-from daemon.settings import StuckSettings
+from daemon.settings import Settings, StuckSettings
 
 SQL = Statements("daemon.api", "stuck.sql")
+HOUR = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A check: its statement counts the leads for which something is older than the threshold."""
+    """A check: its statement counts the leads or messages for which something is older than the threshold.
+
+    One that asks what happened `today` is told the business's time zone, too.
+    """
 
     name: str
     threshold: Callable[[StuckSettings], timedelta]
     message: str
+    and_so: str = ""
+    of: str = "lead"
+    today: bool = False
 
 
 CHECKS = (
-    Check("new", lambda s: timedelta(hours=s.new_h), "still in the first stage"),
+    Check("new", lambda s: s.new_h * HOUR, "still in the first stage"),
+    Check("unapproved", lambda s: s.unapproved_h * HOUR, "of tier high and not approved"),
+    Check("unsent", lambda s: s.unsent_h * HOUR, "approved and not sent", of="message"),
+    Check(
+        "nothing_sent", lambda s: s.nothing_sent_h * HOUR, "due", ", and nothing sent today", of="message", today=True
+    ),
     Check("deadline", lambda s: timedelta(minutes=s.deadline_min), "with a deadline that nobody has acted on"),
     Check("entry_dead", lambda s: timedelta(), "whose stage's own action is dead: see GET /api/tasks?status=dead"),
-    Check("review", lambda s: timedelta(hours=s.review_h), "flagged for a person and untouched since"),
+    Check("review", lambda s: s.review_h * HOUR, "flagged for a person and untouched since"),
 )
 
 
 class Stuck(BaseModel):
-    """A check that found leads: how many, beyond which age, and what that means."""
+    """A check that found something: how many leads or messages, beyond which age, and what that means."""
 
-    check: str
-    count: int
-    threshold: str
+    check: Annotated[str, Field(examples=[check.name for check in CHECKS])]
+    count: Annotated[int, Field(ge=1)]
+    threshold: Annotated[float, Field(ge=0, description="An age, in hours: 0.25 is a quarter of an hour.")]
     message: str
 
 
@@ -47,27 +60,32 @@ class ManyStuck(Success):
 
 
 async def list_stuck(api: Api, given: Given[PipelineName, Nothing, Nothing]) -> Answer:
-    """The checks that found stuck leads; none of them: all is well."""
-    name, settings = given.path.name, api.daemon.settings.stuck
+    """The checks that found something stuck; none of them: all is well. Each threshold is an age in hours."""
+    name, settings = given.path.name, api.daemon.settings
     found = []
     async with api.reading() as conn:
         await require_pipeline(conn, name)
         for check in CHECKS:
-            statement, age = check.name, check.threshold(settings)
-            count = await conn.fetchval(SQL[statement], name, age)
+            statement = check.name
+            count = await conn.fetchval(SQL[statement], name, *_facts(check, settings))
             if count:
-                found.append(_told(check, count, age))
+                found.append(_told(check, count, check.threshold(settings.stuck)))
     return Answer({"success": True, "stuck": found})
+
+
+def _facts(check: Check, settings: Settings) -> tuple[object, ...]:
+    age = check.threshold(settings.stuck)
+    return (age, settings.timezone) if check.today else (age,)
 
 
 def _told(check: Check, count: int, age: timedelta) -> dict[str, object]:
     for_so_long = f" for more than {_age(age)}" if age else ""
-    leads = "lead" if count == 1 else "leads"
+    things = check.of if count == 1 else f"{check.of}s"
     return {
         "check": check.name,
         "count": count,
-        "threshold": _age(age),
-        "message": f"{count} {leads} {check.message}{for_so_long}",
+        "threshold": age / HOUR,
+        "message": f"{count} {things} {check.message}{for_so_long}{check.and_so}",
     }
 
 

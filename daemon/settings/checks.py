@@ -122,6 +122,8 @@ def hours(value: object) -> Hours | None:
 Port = Annotated[int, number(int, 1, 65535)]
 Count = Annotated[int, number(int, 1, word="whole number")]
 Limit = Annotated[int, number(int, 0, word="whole number")]
+Lines = Annotated[int, number(int, 0, 100, word="whole number")]
+Characters = Annotated[int, number(int, 100, 20_000, word="whole number")]
 Seconds = Annotated[float, number(float, 0, above=True)]
 Amount = Annotated[float, number(float, 0)]
 Share = Annotated[float, number(float, 0, 1)]

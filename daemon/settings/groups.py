@@ -11,12 +11,14 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_va
 from daemon.settings.addresses import Address, DatabaseUrl, HttpHook, ImapUrl, SecretUrls, SmtpUrl, WebUrl, is_loopback
 from daemon.settings.checks import (
     Amount,
+    Characters,
     Count,
     CronText,
     DayPart,
     Flag,
     Hours,
     Limit,
+    Lines,
     Port,
     Seconds,
     Share,
@@ -96,6 +98,13 @@ class ClassifierSettings(Group):
     min_confidence: Share = 0.7
 
 
+class LearningsSettings(Group):
+    """How many of people's words on its work an agent's request carries, and how long they are in all."""
+
+    most: Lines = 20
+    characters: Characters = 4000
+
+
 class ReplySettings(Group):
     """What follows from replies."""
 
@@ -158,9 +167,15 @@ class WebhookSettings(Group):
 
 
 class StuckSettings(Group):
-    """After how long a lead counts as stuck: in its first stage, past its deadline, flagged for a person."""
+    """After how long a lead counts as stuck: in its first stage, unapproved, past its deadline, flagged for a person.
+
+    And a message: approved and not sent, or due on a weekday on which nothing is sent.
+    """
 
     new_h: Amount = 24.0
+    unapproved_h: Amount = 48.0
+    unsent_h: Amount = 6.0
+    nothing_sent_h: Amount = 1.0
     deadline_min: Amount = 15.0
     review_h: Amount = 24.0
 
@@ -192,6 +207,7 @@ class Settings(Group):
     jobs: JobSettings = JobSettings()
     history: HistorySettings = HistorySettings()
     classifier: ClassifierSettings = ClassifierSettings()
+    learnings: LearningsSettings = LearningsSettings()
     replies: ReplySettings = ReplySettings()
     send: SendSettings = SendSettings()
     smtp: SmtpSettings = SmtpSettings()

@@ -8,6 +8,7 @@ from typing import Any
 from daemon.answers import Answered
 from daemon.context import Context
 from daemon.engines import Call, Skipped
+from daemon.learnings import prompt
 from daemon.outcome import Done, Outcome
 from daemon.task import Task
 from handlers.effects import Effects
@@ -27,10 +28,10 @@ async def classify(task: Task, mail: Mail | None, context: Context) -> Outcome[E
     """Ask the agent; without one routing goes on without its word."""
     if mail is None or mail.lead is None or mail.row["status"] != "received":
         return done(reason="the reply is gone or was handled")
-    body = {"reply": mail.document(), "lead": mail.lead.document(), "learnings": []}
-    call = Call(
-        "classifier", "/api/classify", body, f"reply:{mail.id}:classify", lead_id=mail.lead.id, prompt=_prompt(mail)
-    )
+    learnt = task.payload.get("learnings") or []
+    body = {"reply": mail.document(), "lead": mail.lead.document(), "learnings": learnt}
+    asked = prompt(learnt, _prompt(mail))
+    call = Call("classifier", "/api/classify", body, f"reply:{mail.id}:classify", lead_id=mail.lead.id, prompt=asked)
     answer = await context.engines.call(task, call)
     if isinstance(answer, Skipped) and answer.until is None:
         return done(route_of({"reply_id": str(mail.id)}, str(mail.lead.id)), reason=answer.reason)

@@ -5,13 +5,17 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from daemon import learnings
 from daemon.db import Connection, Statements
+from daemon.learnings import Learning
 from daemon.task import URGENT, NewTask, Task
 from handlers.addresses import normal_address
 from handlers.effects import Alert, Effects, ReplyRead, Writer, id_in
 from handlers.lead import Lead
 
 SQL = Statements("handlers", "replies.sql")
+CLASSIFIERS = ("classifier", "classification", "replies")
+"""Under which names people have said something to whoever classifies: its own, and those of the gates behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,7 @@ class Mail:
 
     row: Mapping[str, Any]
     lead: Lead | None
+    learnings: Sequence[Learning] = ()  # for the classifier
 
     @property
     def id(self) -> UUID:
@@ -37,11 +42,12 @@ class Replies(Writer):
     async def load(self, conn: Connection, tasks: Sequence[Task]) -> Mapping[int, Mail]:
         """Each task's reply with its lead."""
         rows = await conn.fetch(SQL["load"], [t.payload["reply_id"] for t in tasks])
+        said = await learnings.read(conn, CLASSIFIERS) if any(t.kind == "reply" for t in tasks) else ()
         mails: dict[str, Mail] = {}
         for row in rows:
             found = mails.get(str(row["reply_id"]))
             if found is None or found.lead is None:
-                mails[str(row["reply_id"])] = Mail(row, _sender(row))
+                mails[str(row["reply_id"])] = Mail(row, _sender(row), said)
         return {t.id: mails[t.payload["reply_id"]] for t in tasks if t.payload["reply_id"] in mails}
 
     def bury(self, task: Task, error: str, unknown: bool) -> Effects:

@@ -1,6 +1,7 @@
 """Reception: a rule's verdict at once, else the classifier is asked, else routing."""
 
 from daemon.context import Context
+from daemon.learnings import bounded
 from daemon.outcome import Done, Outcome
 from daemon.task import URGENT, NewTask, Task
 from handlers.effects import Change, Effect, Effects, Event, ReplyRead
@@ -28,7 +29,10 @@ async def receive(task: Task, mail: Mail | None, context: Context) -> Outcome[Ef
     effects.append(ReplyRead(mail.id, lead_id))
     payload = {"reply_id": str(mail.id), "lead_id": str(lead_id) if lead_id else None}
     if mail.lead is not None and context.engines.known("classifier"):
-        effects.append(NewTask("reply.classify", payload, f"reply:{mail.id}", priority=URGENT))
+        # Pinned here: however often the classifier is asked about this reply, it is told the same.
+        lines = bounded(mail.learnings, context.settings.learnings)
+        asked = payload | {"learnings": lines} if lines else payload
+        effects.append(NewTask("reply.classify", asked, f"reply:{mail.id}", priority=URGENT))
     else:
         effects.append(route_of(payload, payload["lead_id"]))
     return Done(tuple(effects), "no rule knows")

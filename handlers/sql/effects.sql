@@ -123,6 +123,12 @@ INSERT INTO approval_queue (checkpoint, title, payload, lead_id)
 SELECT d.checkpoint, d.title, d.payload, d.lead_id
 FROM unnest($1::bigint[], $2::text[], $3::text[], $4::jsonb[], $5::uuid[]) AS d(task_id, checkpoint, title, payload, lead_id)
 
+-- name: feedback
+INSERT INTO agent_feedback (agent, feedback, approval_id, created_by)
+SELECT d.agent, d.feedback, d.approval_id, d.created_by
+FROM unnest($1::bigint[], $2::text[], $3::text[], $4::uuid[], $5::text[]) AS d(task_id, agent, feedback, approval_id, created_by)
+ON CONFLICT (approval_id) DO NOTHING
+
 -- name: alert
 INSERT INTO alerts (type, message, severity, subject, metadata)
 SELECT d.type, d.message, d.severity, d.subject, d.metadata || jsonb_build_object('task_id', d.task_id)

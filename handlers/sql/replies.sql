@@ -29,4 +29,4 @@ ORDER BY r.id, m.archived_at IS NOT NULL, m.last_outbound_at DESC NULLS LAST, m.
 UPDATE replies SET status = 'ignored', reason = 'its task was cancelled' WHERE id = $1 AND status = 'received'
 
 -- name: approval
-SELECT a.id, a.checkpoint, a.status, a.payload, a.lead_id FROM approval_queue a WHERE a.id = ANY ($1)
+SELECT a.id, a.checkpoint, a.status, a.payload, a.lead_id, a.comment, a.decided_by FROM approval_queue a WHERE a.id = ANY ($1)

@@ -14,6 +14,8 @@ import asyncpg
 import pytest
 
 from daemon import listener, queue
+from daemon.api import stuck
+from daemon.api.server import READS
 from daemon.db import DAEMON_SESSION, Connection, Statements, connect
 from daemon.metrics import Metrics
 from daemon.settings import load_settings
@@ -83,6 +85,7 @@ HOT: Final = {
     ".".join((file.removesuffix(".sql"), name)): text
     for package, file in (
         ("daemon", "queue.sql"), ("daemon", "sweep.sql"), ("daemon", "worker.sql"), ("daemon", "ledger.sql"),
+        ("daemon", "learnings.sql"),
         ("handlers", "effects.sql"), ("handlers", "leads.sql"), ("handlers", "messages.sql"),
         ("handlers", "replies.sql"), ("handlers", "sweep.sql"),
         ("campaigns", "schedule.sql"), ("campaigns", "starting.sql"), ("campaigns", "budget.sql"),
@@ -295,3 +298,18 @@ async def test_a_sweep_with_nothing_due_takes_20_ms_at_most(full: Connection) ->
     steps = [*sweep.steps(load_settings({}), Metrics("test")), strange_kinds(KINDS)]
     took = {step.name: await _best(full, partial(step.run, full)) for step in steps}
     assert sum(took.values()) < 20, took
+
+
+@pytest.mark.parametrize("full", ["true statistics"], indirect=True)
+@pytest.mark.parametrize("check", stuck.CHECKS, ids=lambda check: check.name)
+async def test_a_check_of_what_is_stuck_reads_little_beside_100_000_leads(
+    crowd: str, full: Connection, check: stuck.Check
+) -> None:
+    """Mutant: leave out `m.status = 'scheduled'` in `unsent`, and it reads all messages."""
+    api = await connect(crowd, session=READS)
+    try:
+        facts = stuck._facts(check, load_settings({}))
+        read = await _read(api, lambda: api.fetchval(stuck.SQL[check.name], "vendor_acquisition", *facts))
+        assert all(n < 3_000 for n in read.values()), read
+    finally:
+        await api.close()

@@ -1,13 +1,22 @@
-"""The declared pipelines and the monitor of their leads, over HTTP."""
+"""The declared pipelines and the monitor of their leads, over HTTP.
+
+Mutants that the tests of what is stuck kill (each one line of stuck.sql, tried by hand):
+  `unapproved` asks for `s.position <= a.position`, or for l.stage_entered_at alone; `unsent` leaves out send_at;
+  `nothing_sent` says <= 7 for the weekday, UTC for $3, run_at < d.now + interval '1 day' or m.sent_at IS NOT NULL
+"""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from daemon.api.leads import Event
 from daemon.api.pipelines import Drawn
 from tests.support.api import Client, serving
+from tests.support.engines import Engines
 from tests.support.postgres import Server
 
 VENDOR = "/api/pipelines/vendor_acquisition"
@@ -146,7 +155,7 @@ async def test_what_is_stuck_is_told_with_its_threshold(dsn: str) -> None:
         await api.conn.execute("SET session_replication_role = origin")
         stuck = await found(api)
         assert {check: (one["count"], one["threshold"]) for check, one in stuck.items()} == {
-            "new": (1, "24 h"), "review": (1, "24 h"), "entry_dead": (1, "0 min"), "deadline": (1, "15 min")
+            "new": (1, 24), "review": (1, 24), "entry_dead": (1, 0), "deadline": (1, 0.25)
         }  # fmt: skip
         assert stuck["new"]["message"] == "1 lead still in the first stage for more than 24 h"
 
@@ -157,4 +166,148 @@ async def test_the_thresholds_are_settings(dsn: str) -> None:
         await api.quiet()
         await api.conn.execute("SET session_replication_role = replica")
         await api.conn.execute("UPDATE leads SET updated_at = clock() - interval '16 minutes' WHERE id = $1", lead)
-        assert {check: one["threshold"] for check, one in (await found(api)).items()} == {"review": "15 min"}
+        assert {check: one["threshold"] for check, one in (await found(api)).items()} == {"review": 0.25}
+
+
+async def shift(api: Client, **by: float) -> None:
+    """Only the clock moves."""
+    await api.conn.fetchval("SELECT shift_clock($1)", timedelta(**by))
+
+
+async def at(api: Client, zone: str, **since_monday: float) -> None:
+    """The clock moves to a time of next week, as its business counts it."""
+    monday = "(date_trunc('week', clock() AT TIME ZONE $1) + interval '7 days' + $2) AT TIME ZONE $1"
+    await api.conn.fetchval(f"SELECT shift_clock({monday} - clock())", zone, timedelta(**since_monday))
+
+
+async def scheduled(api: Client, lead: UUID, status: str = "scheduled", due_in: timedelta = timedelta()) -> UUID:
+    """An approved message."""
+    made: UUID = await api.conn.fetchval(
+        "INSERT INTO messages (lead_id, template, status, send_at) VALUES ($1, 'VIDEO', $2, clock() + $3) RETURNING id",
+        lead, status, due_in,
+    )  # fmt: skip
+    await api.quiet()
+    return made
+
+
+async def test_a_lead_of_tier_high_is_stuck_once_it_has_waited_too_long_for_its_approval(dsn: str) -> None:
+    async with serving(dsn) as api:
+        await api.conn.execute("INSERT INTO pipelines (name, initial) VALUES ('asks', 'new')")
+        stages = "INSERT INTO stages (pipeline, name, position) SELECT 'asks', * FROM unnest($1::text[], $2::int[])"
+        await api.conn.execute(stages, ["new", "scored", "approved"], [0, 1, 2])
+        of = {"pipeline": "asks", "stage": "scored"}
+        await api.lead(**of, tier="high")
+        longer_ago = await api.conn.fetchval("SELECT clock() - interval '1 hour'")
+        await api.lead(**of, tier="high", scored_at=longer_ago)
+        await api.lead(**of, tier="medium")
+        await api.lead(**of, tier="high", approved_at=longer_ago)
+        await api.lead(pipeline="asks", stage="approved", tier="high")
+        await api.lead(stage="DUE_DILIGENCE", tier="high")
+
+        async def stuck(name: str = "asks") -> list[tuple[str, int, float]]:
+            path = f"/api/pipelines/{name}/stuck"
+            return [(one["check"], one["count"], one["threshold"]) for one in (await api.get(path))["stuck"]]
+
+        await shift(api, hours=46, minutes=59)
+        assert await stuck() == []
+        await shift(api, minutes=2)
+        assert await stuck() == [("unapproved", 1, 48)]
+        await shift(api, hours=1)
+        assert await stuck() == [("unapproved", 2, 48)]
+        assert await stuck("vendor_acquisition") == []
+
+
+async def test_an_approved_message_is_stuck_once_it_should_have_gone_out_hours_ago(dsn: str) -> None:
+    async with serving(dsn) as api:
+        await api.post("/api/sending/stop", {"by": "ann"})
+        lead = await api.lead(stage="DUE_DILIGENCE")
+        for status in ("scheduled", "draft", "awaiting_approval"):
+            await scheduled(api, lead, status)
+        await scheduled(api, lead, due_in=timedelta(hours=1))
+        await shift(api, hours=5, minutes=59)
+        assert "unsent" not in await found(api)
+        await shift(api, minutes=2)
+        stuck = (await found(api))["unsent"]
+        assert (stuck["count"], stuck["threshold"]) == (1, 6)
+        assert stuck["message"] == "1 message approved and not sent for more than 6 h"
+
+
+ZONE = "America/New_York"
+
+
+@asynccontextmanager
+async def business(dsn: str) -> AsyncIterator[Client]:
+    """Sending is stopped in a business on the east coast, where it is Monday, nine o'clock."""
+    async with Engines().serving() as engines:
+        url = engines.url("sms")
+        async with serving(dsn, TIMEZONE=ZONE, ENGINES__SMS__URL=url, SEND__QUIET_HOURS="") as api:
+            await api.post("/api/sending/stop", {"by": "ann"})
+            await at(api, ZONE, hours=9)
+            yield api
+
+
+async def nothing_sent(api: Client) -> int | None:
+    """How many messages were due on a day on which nothing has been sent."""
+    told = (await found(api)).get("nothing_sent")
+    return told["count"] if told else None
+
+
+async def test_a_weekday_without_a_message_is_told_once_one_has_been_due_for_an_hour(dsn: str) -> None:
+    async with business(dsn) as api:
+        lead = await api.lead(stage="DUE_DILIGENCE")
+        await scheduled(api, lead)
+        await scheduled(api, lead, due_in=timedelta(hours=3))
+        await shift(api, minutes=59)
+        assert await nothing_sent(api) is None
+        await shift(api, minutes=2)
+        stuck = (await found(api))["nothing_sent"]
+        assert (stuck["count"], stuck["threshold"]) == (1, 1)
+        assert stuck["message"] == "1 message due for more than 1 h, and nothing sent today"
+        await at(api, ZONE, days=-6, hours=0.9)
+        assert await nothing_sent(api) is None, "Tuesday is young: since midnight it has been due for less than an hour"
+        await at(api, ZONE, days=-6, hours=1.1)
+        assert await nothing_sent(api) == 2
+        await at(api, ZONE, days=-2, hours=1)
+        assert await nothing_sent(api) is None, "it is Saturday, 01:00; in UTC, too, but earlier it was Friday"
+        await at(api, ZONE, days=-1, hours=23.9)
+        assert await nothing_sent(api) is None, "it is Sunday still, while UTC has had Monday for hours"
+
+
+async def test_one_message_that_went_out_today_is_enough(dsn: str) -> None:
+    async with business(dsn) as api:
+        first = await scheduled(api, await api.lead(stage="DUE_DILIGENCE"))
+        await shift(api, hours=2)
+        assert await nothing_sent(api) == 1
+        await api.post("/api/sending/resume")
+        await api.quiet()
+        assert await api.conn.fetchval("SELECT status FROM messages WHERE id = $1", first) == "sent"
+        await api.post("/api/sending/stop", {"by": "ann"})
+        await scheduled(api, await api.lead(stage="DUE_DILIGENCE", phone="+15550001235"))
+        await shift(api, hours=2)
+        assert await nothing_sent(api) is None
+        await shift(api, days=1)
+        assert await nothing_sent(api) == 1, "that was yesterday"
+
+
+async def test_a_message_that_waits_for_a_time_later_today_is_not_due_yet(dsn: str) -> None:
+    async with business(dsn) as api:
+        await scheduled(api, await api.lead(stage="DUE_DILIGENCE"))
+        await shift(api, hours=2)
+        put_off = "UPDATE tasks SET run_at = clock() + $1 WHERE kind = 'message'"
+        await api.conn.execute(put_off, timedelta(hours=10))
+        assert await nothing_sent(api) is None
+        await api.conn.execute(put_off, timedelta(hours=14))
+        assert await nothing_sent(api) == 1, "that is tomorrow"
+
+
+async def test_what_failed_today_was_due_as_well(dsn: str) -> None:
+    async with business(dsn) as api:
+        lead = await api.lead(stage="DUE_DILIGENCE")
+        failed = await scheduled(api, lead, "failed")
+        dead = "INSERT INTO tasks (kind, key, payload, status) VALUES ('message', $1, $2, 'dead')"
+        await api.conn.execute(dead, f"lead:{lead}", {"message_id": str(failed), "lead_id": str(lead)})
+        await api.conn.execute(dead, None, {"message_id": "no id at all"})
+        await shift(api, hours=1.1)
+        assert await nothing_sent(api) == 1
+        await shift(api, days=1)
+        assert await nothing_sent(api) is None

@@ -19,7 +19,7 @@ from daemon import queue
 from tests.support.daemon import Timeline, scenario
 from tests.support.engines import Asked, Engines, Result
 
-NAMES = ("prospecting", "analysis", "outreach", "scout", "contacts", "writer", "extraction")
+NAMES = ("prospecting", "analysis", "outreach", "scout", "contacts", "writer", "extraction", "sourcing")
 OVER = ("completed", "partial", "failed", "aborted", "cancelled", "skipped", "missed")
 Document = Mapping[str, Any]
 TABLES = {
