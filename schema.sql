@@ -264,6 +264,12 @@ CREATE FUNCTION phone_tail(address text) RETURNS text LANGUAGE sql IMMUTABLE AS 
     SELECT right(orchestrator.plain_address(address), 7)
 $$;
 
+-- Whether a phone number may be of any country: 07700 900123, 0044 7700 900123; and +44 (0)7700 900123, which has a digit too many.
+CREATE FUNCTION lacks_country(address text) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
+    SELECT address NOT LIKE '%@%' AND address NOT LIKE 'erased:%'
+       AND (orchestrator.plain_address(address) NOT LIKE '+%' OR address LIKE '%(0)%')
+$$;
+
 CREATE TABLE leads (
     id                      uuid PRIMARY KEY DEFAULT orchestrator.new_id(),
     pipeline                text NOT NULL DEFAULT 'vendor_acquisition',
@@ -709,6 +715,8 @@ CREATE TABLE email_exclusions (
 
 CREATE UNIQUE INDEX email_exclusions_address ON email_exclusions (orchestrator.plain_address(address));
 CREATE INDEX email_exclusions_newest ON email_exclusions (created_at DESC, address);
+CREATE INDEX email_exclusions_phone ON email_exclusions (orchestrator.phone_tail(address))
+    WHERE address NOT LIKE '%@%' AND address NOT LIKE 'erased:%';
 
 -- Who was erased is never contacted again, though nothing tells who it was: of each address a keyed hash stays. The key
 -- is this database's own and travels with its backups; who may not read this table can't try addresses.
@@ -723,6 +731,25 @@ BEGIN
     RETURN (SELECT 'erased:' || encode(sha256(k.key || sha256(k.key || convert_to(orchestrator.plain_address(address), 'UTF8'))), 'hex')
             FROM orchestrator.erasure_key k);
 END $$;
+
+-- What forbids to write to an address, as it is sent to and as it is written. Between numbers of which one lacks its country
+-- the last digits decide: rather is one silent too many. Made of columns alone, it becomes part of the query that asks.
+CREATE FUNCTION exclusions_of(sent_to text, written text) RETURNS SETOF email_exclusions LANGUAGE sql STABLE AS $$
+    SELECT x.* FROM orchestrator.email_exclusions x
+    WHERE orchestrator.plain_address(x.address) = ANY (ARRAY[
+        orchestrator.plain_address(sent_to), orchestrator.erased_hash(sent_to), orchestrator.plain_address(written), orchestrator.erased_hash(written)])
+    UNION ALL
+    SELECT x.* FROM orchestrator.email_exclusions x
+    WHERE orchestrator.phone_tail(x.address) = orchestrator.phone_tail(sent_to) AND x.address NOT LIKE '%@%' AND x.address NOT LIKE 'erased:%'
+      AND (orchestrator.lacks_country(x.address) OR orchestrator.lacks_country(sent_to))
+$$;
+
+-- Whom an exclusion protects, for a person to read.
+CREATE FUNCTION covered_by(exclusion text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN exclusion LIKE 'erased:%' THEN 'an address that was erased'
+                WHEN orchestrator.lacks_country(exclusion) THEN 'every number that ends in ' || orchestrator.phone_tail(exclusion)
+                ELSE 'this address' END
+$$;
 
 -- An erased address is excluded already; it is not written down again.
 CREATE FUNCTION keep_erased() RETURNS trigger
@@ -765,6 +792,8 @@ CREATE INDEX messages_lead ON messages (lead_id);
 CREATE INDEX messages_scheduled ON messages (send_at) WHERE status = 'scheduled';
 CREATE INDEX messages_sending ON messages (send_at) WHERE status = 'sending';
 CREATE INDEX messages_to ON messages (orchestrator.plain_address(to_address), created_at) WHERE to_address IS NOT NULL;
+CREATE INDEX messages_to_phone ON messages (orchestrator.phone_tail(to_address))
+    WHERE status = 'scheduled' AND to_address IS NOT NULL AND to_address NOT LIKE '%@%';
 
 -- Whether we owe a lead an answer in this stage entry; meanwhile its silence doesn't count.
 CREATE FUNCTION owes_answer(to_lead uuid, entry int, besides uuid DEFAULT NULL) RETURNS boolean LANGUAGE sql STABLE AS $$
@@ -837,9 +866,14 @@ BEGIN
     FROM (
         SELECT m.id, f.reason FROM fresh f JOIN messages m ON plain_address(m.to_address) = plain_address(f.address)
         WHERE m.status = 'scheduled'
+        UNION ALL   -- of a number without its country: what ends like it
+        SELECT m.id, f.reason FROM fresh f
+        JOIN messages m ON phone_tail(m.to_address) = phone_tail(f.address) AND m.to_address IS NOT NULL AND m.to_address NOT LIKE '%@%'
+        WHERE m.status = 'scheduled' AND lacks_country(f.address)
         UNION ALL   -- addressed by their lead alone
         SELECT m.id, f.reason FROM fresh f
-        JOIN leads l ON l.phone IS NOT NULL AND phone_tail(l.phone) = phone_tail(f.address) AND plain_address(l.phone) = plain_address(f.address)
+        JOIN leads l ON l.phone IS NOT NULL AND phone_tail(l.phone) = phone_tail(f.address)
+                    AND (lacks_country(f.address) OR plain_address(l.phone) = plain_address(f.address))
         JOIN messages m ON m.lead_id = l.id AND m.status = 'scheduled' AND m.to_address IS NULL AND m.channel <> 'email'
         UNION ALL
         SELECT m.id, f.reason FROM fresh f
@@ -1824,4 +1858,4 @@ REVOKE EXECUTE ON FUNCTION enqueue, flag_lead, request_transition, override_stag
     resolve_review, merge_leads, erase_lead, erased_hash,
     cancel_run, pause_run, resume_run, retry_run FROM PUBLIC;
 
-INSERT INTO schema_version (version) VALUES (3);
+INSERT INTO schema_version (version) VALUES (4);
