@@ -68,6 +68,29 @@ BEGIN
     RETURN moved;
 END $$;
 
+-- Whether the server knows a time zone by just this name. Setting it asks for the one file and answers how it is spelt; the
+-- list of all, which takes 20 ms, tells a name with digits from an offset.
+CREATE FUNCTION known_zone(zone text) RETURNS boolean
+LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog, pg_temp SET timezone = 'UTC' AS $$
+BEGIN
+    RETURN set_config('timezone', zone, true) = zone AND (zone !~ '[0-9<]' OR EXISTS (SELECT FROM pg_timezone_names WHERE name = zone));
+EXCEPTION WHEN invalid_parameter_value THEN
+    RETURN false;
+END $$;
+
+-- Its triggers ask only for zones that are new, so that a row without one costs nothing. TG_ARGV: the column.
+CREATE FUNCTION check_zone() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+DECLARE zone text := to_jsonb(NEW) ->> TG_ARGV[0];
+BEGIN
+    IF NOT known_zone(zone) THEN
+        RAISE EXCEPTION 'unknown time zone %', zone USING ERRCODE = 'PO006', COLUMN = TG_ARGV[0],
+            HINT = coalesce((SELECT 'known are ' || string_agg(name, ', ' ORDER BY name) FROM pg_timezone_names
+                             WHERE starts_with(lower(name), lower(substring(zone FROM '^[^/]+/.')))), 'write it like Europe/London');
+    END IF;
+    RETURN NEW;
+END $$;
+
 
 -- ---------------------------------------------------------------------------------------------
 -- 2 Pipelines. Declared in Python under handlers/; these rows are written from there at start,
@@ -601,6 +624,9 @@ CREATE TRIGGER leads_a_mover BEFORE UPDATE OF moved_by ON leads FOR EACH ROW
 CREATE TRIGGER leads_a_reason BEFORE UPDATE OF move_reason ON leads FOR EACH ROW
     WHEN (NEW.stage <> OLD.stage AND NEW.move_reason = OLD.move_reason AND NEW.moved_task IS NOT DISTINCT FROM OLD.moved_task)
     EXECUTE FUNCTION named_again(2);
+CREATE TRIGGER leads_a_zone BEFORE INSERT ON leads FOR EACH ROW WHEN (NEW.timezone <> '') EXECUTE FUNCTION check_zone('timezone');
+CREATE TRIGGER leads_a_new_zone BEFORE UPDATE OF timezone ON leads FOR EACH ROW
+    WHEN (NEW.timezone <> '' AND NEW.timezone IS DISTINCT FROM OLD.timezone) EXECUTE FUNCTION check_zone('timezone');
 CREATE TRIGGER leads_guard_insert BEFORE INSERT ON leads FOR EACH ROW EXECUTE FUNCTION leads_before_insert();
 CREATE TRIGGER leads_guard_update BEFORE UPDATE ON leads FOR EACH ROW EXECUTE FUNCTION leads_before_update();
 
@@ -1134,6 +1160,11 @@ CREATE TRIGGER campaigns_edited
     BEFORE UPDATE OF name, description, config, schedule_cron, schedule_timezone, schedule_enabled, grace_s, status, project_id, deleted_at
     ON campaigns FOR EACH ROW EXECUTE FUNCTION campaign_edited();
 
+CREATE TRIGGER campaigns_a_zone BEFORE INSERT ON campaigns FOR EACH ROW
+    WHEN (NEW.schedule_timezone <> 'UTC') EXECUTE FUNCTION check_zone('schedule_timezone');
+CREATE TRIGGER campaigns_a_new_zone BEFORE UPDATE OF schedule_timezone ON campaigns FOR EACH ROW
+    WHEN (NEW.schedule_timezone <> OLD.schedule_timezone) EXECUTE FUNCTION check_zone('schedule_timezone');
+
 CREATE TABLE campaign_runs (
     id              uuid PRIMARY KEY DEFAULT orchestrator.new_id(),
     campaign_id     uuid NOT NULL REFERENCES campaigns,
@@ -1392,6 +1423,10 @@ END $$;
 CREATE TRIGGER schedules_edited BEFORE UPDATE OF cron, timezone, enabled ON schedules FOR EACH ROW
     WHEN ((OLD.cron, OLD.timezone, OLD.enabled) IS DISTINCT FROM (NEW.cron, NEW.timezone, NEW.enabled))
     EXECUTE FUNCTION schedule_edited();
+CREATE TRIGGER schedules_a_zone BEFORE INSERT ON schedules FOR EACH ROW
+    WHEN (NEW.timezone <> 'UTC') EXECUTE FUNCTION check_zone('timezone');
+CREATE TRIGGER schedules_a_new_zone BEFORE UPDATE OF timezone ON schedules FOR EACH ROW
+    WHEN (NEW.timezone <> OLD.timezone) EXECUTE FUNCTION check_zone('timezone');
 
 
 -- ---------------------------------------------------------------------------------------------
@@ -1575,7 +1610,8 @@ LANGUAGE sql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
         name = coalesce(nullif(l.name, ''), gone.name), company = coalesce(nullif(l.company, ''), gone.company),
         email = coalesce(nullif(l.email, ''), gone.email), phone = coalesce(nullif(l.phone, ''), gone.phone),
         city = coalesce(nullif(l.city, ''), gone.city), region = coalesce(nullif(l.region, ''), gone.region),
-        country = coalesce(nullif(l.country, ''), gone.country), timezone = coalesce(nullif(l.timezone, ''), gone.timezone),
+        country = coalesce(nullif(l.country, ''), gone.country),
+        timezone = coalesce(nullif(l.timezone, ''), CASE WHEN known_zone(gone.timezone) THEN gone.timezone END),
         tier = coalesce(l.tier, gone.tier), score = coalesce(l.score, gone.score), scored_at = coalesce(l.scored_at, gone.scored_at),
         data = gone.data || coalesce((SELECT jsonb_object_agg(d.key, d.value) FROM jsonb_each(l.data) d
                                       WHERE coalesce(btrim(l.data ->> d.key), '') <> ''), '{}'),

@@ -1,4 +1,4 @@
--- Version 3 to 4: exclusions of numbers without their country. What each object is for stands in schema.sql.
+-- Version 3 to 4: exclusions of numbers without their country, refusals in words. What each object is for stands in schema.sql.
 
 SET LOCAL search_path = orchestrator, pg_catalog;
 
@@ -52,3 +52,54 @@ BEGIN
     WHERE m.id = hit.id AND m.id IN (SELECT id FROM messages WHERE id = hit.id AND status = 'scheduled' FOR NO KEY UPDATE SKIP LOCKED);
     RETURN NULL;
 END $$;
+
+CREATE FUNCTION known_zone(zone text) RETURNS boolean
+LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog, pg_temp SET timezone = 'UTC' AS $$
+BEGIN
+    RETURN set_config('timezone', zone, true) = zone AND (zone !~ '[0-9<]' OR EXISTS (SELECT FROM pg_timezone_names WHERE name = zone));
+EXCEPTION WHEN invalid_parameter_value THEN
+    RETURN false;
+END $$;
+
+CREATE FUNCTION check_zone() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+DECLARE zone text := to_jsonb(NEW) ->> TG_ARGV[0];
+BEGIN
+    IF NOT known_zone(zone) THEN
+        RAISE EXCEPTION 'unknown time zone %', zone USING ERRCODE = 'PO006', COLUMN = TG_ARGV[0],
+            HINT = coalesce((SELECT 'known are ' || string_agg(name, ', ' ORDER BY name) FROM pg_timezone_names
+                             WHERE starts_with(lower(name), lower(substring(zone FROM '^[^/]+/.')))), 'write it like Europe/London');
+    END IF;
+    RETURN NEW;
+END $$;
+
+CREATE TRIGGER leads_a_zone BEFORE INSERT ON leads FOR EACH ROW WHEN (NEW.timezone <> '') EXECUTE FUNCTION check_zone('timezone');
+CREATE TRIGGER leads_a_new_zone BEFORE UPDATE OF timezone ON leads FOR EACH ROW
+    WHEN (NEW.timezone <> '' AND NEW.timezone IS DISTINCT FROM OLD.timezone) EXECUTE FUNCTION check_zone('timezone');
+CREATE TRIGGER campaigns_a_zone BEFORE INSERT ON campaigns FOR EACH ROW
+    WHEN (NEW.schedule_timezone <> 'UTC') EXECUTE FUNCTION check_zone('schedule_timezone');
+CREATE TRIGGER campaigns_a_new_zone BEFORE UPDATE OF schedule_timezone ON campaigns FOR EACH ROW
+    WHEN (NEW.schedule_timezone <> OLD.schedule_timezone) EXECUTE FUNCTION check_zone('schedule_timezone');
+CREATE TRIGGER schedules_a_zone BEFORE INSERT ON schedules FOR EACH ROW
+    WHEN (NEW.timezone <> 'UTC') EXECUTE FUNCTION check_zone('timezone');
+CREATE TRIGGER schedules_a_new_zone BEFORE UPDATE OF timezone ON schedules FOR EACH ROW
+    WHEN (NEW.timezone <> OLD.timezone) EXECUTE FUNCTION check_zone('timezone');
+
+CREATE OR REPLACE FUNCTION fill_in(target uuid, gone leads) RETURNS void
+LANGUAGE sql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+    UPDATE leads l SET
+        name = coalesce(nullif(l.name, ''), gone.name), company = coalesce(nullif(l.company, ''), gone.company),
+        email = coalesce(nullif(l.email, ''), gone.email), phone = coalesce(nullif(l.phone, ''), gone.phone),
+        city = coalesce(nullif(l.city, ''), gone.city), region = coalesce(nullif(l.region, ''), gone.region),
+        country = coalesce(nullif(l.country, ''), gone.country),
+        timezone = coalesce(nullif(l.timezone, ''), CASE WHEN known_zone(gone.timezone) THEN gone.timezone END),
+        tier = coalesce(l.tier, gone.tier), score = coalesce(l.score, gone.score), scored_at = coalesce(l.scored_at, gone.scored_at),
+        data = gone.data || coalesce((SELECT jsonb_object_agg(d.key, d.value) FROM jsonb_each(l.data) d
+                                      WHERE coalesce(btrim(l.data ->> d.key), '') <> ''), '{}'),
+        needs_review = l.needs_review OR gone.needs_review, review_reason = coalesce(l.review_reason, gone.review_reason),
+        do_not_contact = l.do_not_contact OR gone.do_not_contact, nurture_until = greatest(l.nurture_until, gone.nurture_until),
+        conversation_started_at = least(l.conversation_started_at, gone.conversation_started_at),
+        last_inbound_at = greatest(l.last_inbound_at, gone.last_inbound_at),
+        last_outbound_at = greatest(l.last_outbound_at, gone.last_outbound_at)
+    WHERE l.id = target
+$$;

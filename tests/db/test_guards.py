@@ -133,6 +133,45 @@ async def test_what_belongs_to_the_triggers_cannot_be_written_on_insert(conn: Co
     assert await queued(conn) == ["vendor_acquisition.NEW_LEAD"]
 
 
+# -- time zones
+
+ZONES: Final = {
+    "leads": ("INSERT INTO leads (timezone) VALUES ($1)", "UPDATE leads SET timezone = $1"),
+    "campaigns": (
+        "INSERT INTO campaigns (name, schedule_timezone) VALUES (gen_random_uuid(), $1)",
+        "UPDATE campaigns SET schedule_timezone = $1",
+    ),
+    "schedules": (
+        "INSERT INTO schedules (name, cron, timezone) VALUES (gen_random_uuid(), '@daily', $1)",
+        "UPDATE schedules SET timezone = $1",
+    ),
+}
+
+
+@pytest.mark.parametrize("table", ZONES)
+async def test_an_unknown_time_zone_is_refused_with_those_that_are_like_it(conn: Connection, table: str) -> None:
+    """Mutants: drop any of the six triggers whose name ends in _zone."""
+    for sql in ZONES[table]:
+        for zone in ("Europe/London", "UTC", "America/Port_of_Spain", "Etc/GMT+5"):
+            await conn.execute(sql, zone)
+        assert "Europe/Lisbon, Europe/Ljubljana, Europe/London" in await refused(conn, "PO006", sql, "Europe/Lodon")
+        for zone in ("europe/london", "BST", "Foo5", "+02:00", "Mars/Base", " UTC"):
+            await refused(conn, "PO006", sql, zone)
+    assert await conn.fetchval("SHOW timezone") == "UTC"
+
+
+async def test_a_time_zone_that_was_stored_before_holds_up_no_other_change(conn: Connection) -> None:
+    """Mutant: `fill_in` without known_zone."""
+    lead, target = await insert(conn, timezone=""), await insert(conn)
+    await conn.execute("SET LOCAL session_replication_role = replica")
+    await conn.execute("UPDATE leads SET timezone = 'Europe/Lodon' WHERE id = $1", lead["id"])
+    await conn.execute("SET LOCAL session_replication_role = DEFAULT")
+    await update(conn, lead["id"], city="Leeds", timezone="Europe/Lodon")
+    await conn.execute("DELETE FROM tasks")
+    await conn.execute("SELECT merge_leads($1, $2, 'me')", lead["id"], target["id"])
+    assert await conn.fetchval("SELECT timezone FROM leads WHERE id = $1", target["id"]) is None
+
+
 # -- moves
 
 
