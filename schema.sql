@@ -9,6 +9,7 @@
 --   * Triggers are the only writers of stage history and of entry tasks, whoever made the change.
 --   * A function that runs with its owner's rights names pg_temp last in its search_path: left out, it would come first,
 --     and anybody's temporary table would be taken for ours.
+--   * What a user may get wrong is a constraint whose name is the rule, because the name is what the error says.
 --   * Times are timestamptz; deadlines, slots and run_at are business time (clock()), leases are real time.
 
 CREATE SCHEMA IF NOT EXISTS orchestrator;
@@ -175,12 +176,14 @@ CREATE TABLE tasks (
     id               bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     kind             text NOT NULL,
     key              text,
-    payload          jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(payload) = 'object'),
-    priority         smallint NOT NULL DEFAULT 50 CHECK (priority IN (10, 50, 90)),
-    status           text NOT NULL DEFAULT 'available' CHECK (status IN ('available', 'running', 'dead')),
+    payload          jsonb NOT NULL DEFAULT '{}' CONSTRAINT "payload is a JSON object" CHECK (jsonb_typeof(payload) = 'object'),
+    priority         smallint NOT NULL DEFAULT 50 CONSTRAINT "priority is 10, 50 or 90" CHECK (priority IN (10, 50, 90)),
+    status           text NOT NULL DEFAULT 'available' CONSTRAINT "status is available, running or dead"
+                     CHECK (status IN ('available', 'running', 'dead')),
     run_at           timestamptz NOT NULL DEFAULT orchestrator.clock(),
     attempt          int NOT NULL DEFAULT 0,
-    max_attempts     int CHECK (max_attempts > 0),  -- null until the first claim: the kind's own policy
+    max_attempts     int CONSTRAINT "max_attempts is above 0"
+                     CHECK (max_attempts > 0),  -- null until the first claim: the kind's own policy
     round            int NOT NULL DEFAULT 0,     -- raised by a person's retry of an unknown outcome: part of the Idempotency-Key
     interruptions    int NOT NULL DEFAULT 0,     -- attempts that ended with their daemon
     dedup_key        text,                       -- covers a waiting task only: the claim clears it
@@ -190,7 +193,7 @@ CREATE TABLE tasks (
     error            text,
     created_at       timestamptz NOT NULL DEFAULT now(),
     started_at       timestamptz,
-    CHECK ((status = 'running') = (lease_id IS NOT NULL))
+    CONSTRAINT "a running task has a lease, and no other has" CHECK ((status = 'running') = (lease_id IS NOT NULL))
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 
 -- Each index says in its predicate what it is for, so that no plan, made from whatever statistics, reads all of one that
@@ -308,12 +311,12 @@ CREATE TABLE leads (
     timezone                text,
     source                  text,
     external_id             text,
-    tier                    text CHECK (tier IN ('high', 'medium', 'low')),
+    tier                    text CONSTRAINT "tier is high, medium or low" CHECK (tier IN ('high', 'medium', 'low')),
     score                   numeric,
     scored_at               timestamptz,
     approved_at             timestamptz,
     approved_by             text,
-    data                    jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(data) = 'object'),
+    data                    jsonb NOT NULL DEFAULT '{}' CONSTRAINT "data is a JSON object" CHECK (jsonb_typeof(data) = 'object'),
     needs_review            boolean NOT NULL DEFAULT false,
     review_reason           text,
     do_not_contact          boolean NOT NULL DEFAULT false,
@@ -710,20 +713,22 @@ CREATE TRIGGER leads_emptied AFTER TRUNCATE ON leads FOR EACH STATEMENT EXECUTE 
 CREATE TABLE replies (
     id            uuid PRIMARY KEY DEFAULT orchestrator.new_id(),
     lead_id       uuid REFERENCES leads ON DELETE SET NULL,     -- null: matched by address on reception
-    channel       text NOT NULL CHECK (channel IN ('email', 'sms')),
+    channel       text NOT NULL CONSTRAINT "channel is email or sms" CHECK (channel IN ('email', 'sms')),
     from_address  text,
     to_address    text,
     subject       text,
     body          text NOT NULL DEFAULT '',
-    headers       jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(headers) = 'object'),
+    headers       jsonb NOT NULL DEFAULT '{}' CONSTRAINT "headers is a JSON object" CHECK (jsonb_typeof(headers) = 'object'),
     external_id   text,
     received_at   timestamptz NOT NULL DEFAULT orchestrator.clock(),
-    category      text CHECK (category IN ('bounce', 'complaint', 'delivery_notice', 'auto_reply', 'out_of_office', 'opt_out',
+    category      text CONSTRAINT "category is a known one, such as question or unclear"
+                  CHECK (category IN ('bounce', 'complaint', 'delivery_notice', 'auto_reply', 'out_of_office', 'opt_out',
                       'hard_pass', 'soft_pass', 'interested', 'pricing', 'acceptance', 'rejection', 'counter', 'question',
                       'referral', 'unclear')),
     confidence    double precision,
     classified_by text,
-    status        text NOT NULL DEFAULT 'received' CHECK (status IN ('received', 'routed', 'needs_person', 'ignored')),
+    status        text NOT NULL DEFAULT 'received' CONSTRAINT "status is received, routed, needs_person or ignored"
+                  CHECK (status IN ('received', 'routed', 'needs_person', 'ignored')),
     reason        text,
     UNIQUE (channel, external_id)
 );
@@ -732,8 +737,10 @@ CREATE INDEX replies_newest ON replies (received_at DESC, id);
 CREATE INDEX replies_received ON replies (received_at) WHERE status = 'received';
 
 CREATE TABLE email_exclusions (
-    address    text NOT NULL CHECK (plain_address(address) IS NOT NULL),
+    address    text NOT NULL CONSTRAINT "address is an email address or a phone number"
+               CHECK (plain_address(address) IS NOT NULL),
     reason     text NOT NULL DEFAULT 'manual'
+               CONSTRAINT "reason is bounce, opt_out, complaint, hard_pass, manual, erased"
                CHECK (reason IN ('bounce', 'opt_out', 'complaint', 'hard_pass', 'manual', 'erased')),
     source     text,
     created_at timestamptz NOT NULL DEFAULT orchestrator.clock()
@@ -794,13 +801,15 @@ CREATE TABLE messages (
     lead_id             uuid REFERENCES leads ON DELETE SET NULL,
     run_id              uuid,
     step                text,
-    channel             text NOT NULL DEFAULT 'sms' CHECK (channel IN ('email', 'sms', 'offer')),
+    channel             text NOT NULL DEFAULT 'sms' CONSTRAINT "channel is email, sms or offer"
+                        CHECK (channel IN ('email', 'sms', 'offer')),
     template            text,
     to_address          text,
     from_address        text,
     subject             text,
     body                text,
-    status              text NOT NULL DEFAULT 'draft' CHECK (status IN ('draft', 'awaiting_approval', 'scheduled', 'sending',
+    status              text NOT NULL DEFAULT 'draft' CONSTRAINT "status is one of a message, such as draft or scheduled"
+                        CHECK (status IN ('draft', 'awaiting_approval', 'scheduled', 'sending',
                             'sent', 'failed', 'suppressed', 'cancelled', 'unknown')),
     reason              text,
     send_at             timestamptz NOT NULL DEFAULT orchestrator.clock(),
@@ -1006,7 +1015,8 @@ CREATE TABLE approval_queue (
     run_id     uuid,
     step       text,
     lead_id    uuid REFERENCES leads ON DELETE SET NULL,
-    status     text NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'approved', 'rejected', 'expired', 'superseded')),
+    status     text NOT NULL DEFAULT 'pending' CONSTRAINT "status is pending, approved, rejected, expired or superseded"
+               CHECK (status IN ('pending', 'approved', 'rejected', 'expired', 'superseded')),
     decided_by text,
     decided_at timestamptz,
     comment    text,
@@ -1098,14 +1108,16 @@ CREATE TRIGGER alerts_inserted AFTER INSERT ON alerts REFERENCING NEW TABLE AS f
 
 CREATE TABLE campaigns (
     id                uuid PRIMARY KEY DEFAULT orchestrator.new_id(),
-    name              text NOT NULL CHECK (name <> ''),
+    name              text NOT NULL CONSTRAINT "name is not empty" CHECK (name <> ''),
     description       text,
-    config            jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(config) = 'object'), -- as its user wrote it
+    config            jsonb NOT NULL DEFAULT '{}' CONSTRAINT "config is a JSON object"
+                      CHECK (jsonb_typeof(config) = 'object'), -- as its user wrote it
     schedule_cron     text,                                 -- null: manual, or started by an event
     schedule_timezone text NOT NULL DEFAULT 'UTC',
     schedule_enabled  boolean NOT NULL DEFAULT true,
-    grace_s           int NOT NULL DEFAULT 3600 CHECK (grace_s >= 0),
-    status            text NOT NULL DEFAULT 'active' CHECK (status IN ('active', 'paused', 'completed', 'error')),
+    grace_s           int NOT NULL DEFAULT 3600 CONSTRAINT "grace_s is 0 or more" CHECK (grace_s >= 0),
+    status            text NOT NULL DEFAULT 'active' CONSTRAINT "status is active, paused, completed or error"
+                      CHECK (status IN ('active', 'paused', 'completed', 'error')),
     paused_reason     text,
     resume_at         timestamptz,                          -- set by a budget that rolls over then, never by a person
     last_run_at       timestamptz,
@@ -1357,9 +1369,9 @@ CREATE INDEX approval_queue_run ON approval_queue (run_id) WHERE run_id IS NOT N
 -- Gates: who decides, a person (plan) or nobody (auto). A checkpoint without a row here is in plan.
 CREATE TABLE checkpoint_settings (
     checkpoint         text PRIMARY KEY,
-    mode               text NOT NULL DEFAULT 'plan' CHECK (mode IN ('plan', 'auto')),
+    mode               text NOT NULL DEFAULT 'plan' CONSTRAINT "mode is plan or auto" CHECK (mode IN ('plan', 'auto')),
     promotable         boolean NOT NULL DEFAULT true,       -- whether auto is ever proposed
-    approvals_in_a_row int NOT NULL DEFAULT 0 CHECK (approvals_in_a_row >= 0),
+    approvals_in_a_row int NOT NULL DEFAULT 0 CONSTRAINT "approvals_in_a_row is 0 or more" CHECK (approvals_in_a_row >= 0),
     CONSTRAINT extraction_needs_a_person CHECK (checkpoint <> 'extraction' OR mode = 'plan'),
     CONSTRAINT classification_is_automatic CHECK (checkpoint <> 'classification' OR mode = 'auto')
 );
@@ -1384,7 +1396,7 @@ CREATE INDEX agent_feedback_of ON agent_feedback (agent, created_at) WHERE activ
 CREATE TABLE search_criteria (
     id         uuid PRIMARY KEY DEFAULT orchestrator.new_id(),
     campaign   text NOT NULL DEFAULT 'deal-sourcing',
-    criteria   jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(criteria) = 'object'),
+    criteria   jsonb NOT NULL DEFAULT '{}' CONSTRAINT "criteria is a JSON object" CHECK (jsonb_typeof(criteria) = 'object'),
     run_id     uuid,
     created_at timestamptz NOT NULL DEFAULT orchestrator.clock()
 );
@@ -1409,7 +1421,7 @@ CREATE TABLE schedules (
     cron      text NOT NULL,
     timezone  text NOT NULL DEFAULT 'UTC',
     enabled   boolean NOT NULL DEFAULT true,
-    grace_s   int NOT NULL DEFAULT 3600 CHECK (grace_s >= 0),
+    grace_s   int NOT NULL DEFAULT 3600 CONSTRAINT "grace_s is 0 or more" CHECK (grace_s >= 0),
     last_slot timestamptz,
     next_slot timestamptz                    -- null: to be worked out (new or edited)
 );

@@ -103,3 +103,28 @@ LANGUAGE sql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
         last_outbound_at = greatest(l.last_outbound_at, gone.last_outbound_at)
     WHERE l.id = target
 $$;
+
+ALTER TABLE tasks RENAME CONSTRAINT tasks_payload_check TO "payload is a JSON object";
+ALTER TABLE tasks RENAME CONSTRAINT tasks_priority_check TO "priority is 10, 50 or 90";
+ALTER TABLE tasks RENAME CONSTRAINT tasks_status_check TO "status is available, running or dead";
+ALTER TABLE tasks RENAME CONSTRAINT tasks_max_attempts_check TO "max_attempts is above 0";
+ALTER TABLE tasks RENAME CONSTRAINT tasks_check TO "a running task has a lease, and no other has";
+ALTER TABLE leads RENAME CONSTRAINT leads_tier_check TO "tier is high, medium or low";
+ALTER TABLE leads RENAME CONSTRAINT leads_data_check TO "data is a JSON object";
+ALTER TABLE replies RENAME CONSTRAINT replies_channel_check TO "channel is email or sms";
+ALTER TABLE replies RENAME CONSTRAINT replies_headers_check TO "headers is a JSON object";
+ALTER TABLE replies RENAME CONSTRAINT replies_category_check TO "category is a known one, such as question or unclear";
+ALTER TABLE replies RENAME CONSTRAINT replies_status_check TO "status is received, routed, needs_person or ignored";
+ALTER TABLE email_exclusions RENAME CONSTRAINT email_exclusions_address_check TO "address is an email address or a phone number";
+ALTER TABLE email_exclusions RENAME CONSTRAINT email_exclusions_reason_check TO "reason is bounce, opt_out, complaint, hard_pass, manual, erased";
+ALTER TABLE messages RENAME CONSTRAINT messages_channel_check TO "channel is email, sms or offer";
+ALTER TABLE messages RENAME CONSTRAINT messages_status_check TO "status is one of a message, such as draft or scheduled";
+ALTER TABLE approval_queue RENAME CONSTRAINT approval_queue_status_check TO "status is pending, approved, rejected, expired or superseded";
+ALTER TABLE campaigns RENAME CONSTRAINT campaigns_name_check TO "name is not empty";
+ALTER TABLE campaigns RENAME CONSTRAINT campaigns_config_check TO "config is a JSON object";
+ALTER TABLE campaigns RENAME CONSTRAINT campaigns_grace_s_check TO "grace_s is 0 or more";
+ALTER TABLE campaigns RENAME CONSTRAINT campaigns_status_check TO "status is active, paused, completed or error";
+ALTER TABLE checkpoint_settings RENAME CONSTRAINT checkpoint_settings_mode_check TO "mode is plan or auto";
+ALTER TABLE checkpoint_settings RENAME CONSTRAINT checkpoint_settings_approvals_in_a_row_check TO "approvals_in_a_row is 0 or more";
+ALTER TABLE search_criteria RENAME CONSTRAINT search_criteria_criteria_check TO "criteria is a JSON object";
+ALTER TABLE schedules RENAME CONSTRAINT schedules_grace_s_check TO "grace_s is 0 or more";

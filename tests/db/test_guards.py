@@ -172,6 +172,43 @@ async def test_a_time_zone_that_was_stored_before_holds_up_no_other_change(conn:
     assert await conn.fetchval("SELECT timezone FROM leads WHERE id = $1", target["id"]) is None
 
 
+# -- what is no value of a column
+
+UNFIT: Final = {
+    "tier is high, medium or low": "INSERT INTO leads (tier) VALUES ('hot')",
+    "data is a JSON object": "INSERT INTO leads (data) VALUES ('[]')",
+    "channel is email or sms": "INSERT INTO replies (channel) VALUES ('fax')",
+    "category is a known one": "INSERT INTO replies (channel, category) VALUES ('sms', 'angry')",
+    "reason is bounce, opt_out,": "INSERT INTO email_exclusions (address, reason) VALUES ('a@x.example', 'rude')",
+    "address is an email address or a phone number": "INSERT INTO email_exclusions (address) VALUES ('nobody')",
+    "channel is email, sms or offer": "INSERT INTO messages (channel) VALUES ('fax')",
+    "status is one of a message": "INSERT INTO messages (status) VALUES ('ready')",
+    "priority is 10, 50 or 90": "INSERT INTO tasks (kind, priority) VALUES ('k', 1)",
+    "mode is plan or auto": "UPDATE checkpoint_settings SET mode = 'off'",
+    "grace_s is 0 or more": "INSERT INTO schedules (name, cron, grace_s) VALUES ('mine', '@daily', -1)",
+    "status is active, paused,": "INSERT INTO campaigns (name, status) VALUES ('Mine', 'on')",
+}
+UNNAMED: Final = """
+SELECT conrelid::regclass::text || ': ' || conname FROM pg_constraint
+WHERE contype = 'c' AND conname NOT LIKE '% %' AND conname NOT LIKE '%\\_is\\_%' AND conname NOT LIKE '%\\_needs\\_%'
+  AND conrelid = ANY ($1::text[]::regclass[])"""
+WRITTEN: Final = (
+    "leads", "replies", "email_exclusions", "search_criteria", "messages", "approval_queue", "campaigns", "schedules",
+    "checkpoint_settings", "tasks",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "sql"), UNFIT.items(), ids=UNFIT)
+async def test_what_a_column_does_not_take_is_refused_in_words(conn: Connection, rule: str, sql: str) -> None:
+    with pytest.raises(asyncpg.CheckViolationError, match=rule):
+        await conn.execute(sql)
+
+
+async def test_every_check_that_a_user_may_meet_is_named_as_its_rule(conn: Connection) -> None:
+    """Mutant: any CHECK of these tables without its CONSTRAINT name."""
+    assert await conn.fetch(UNNAMED, WRITTEN) == []
+
+
 # -- moves
 
 
