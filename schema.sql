@@ -1035,6 +1035,9 @@ BEGIN
         RETURN NEW;
     ELSIF OLD.status <> 'pending' THEN
         RAISE EXCEPTION 'approval % is already %', OLD.id, OLD.status USING ERRCODE = 'PO003', HINT = 'a decision stands';
+    ELSIF NEW.status = 'approved' AND NEW.checkpoint = 'extraction' AND coalesce(btrim(NEW.payload ->> 'code'), '') = '' THEN
+        RAISE EXCEPTION 'approving at extraction takes the code of the second factor' USING ERRCODE = 'PO002', COLUMN = 'payload',
+            HINT = 'set it in the same UPDATE: payload = payload || ''{"code": "..."}''';
     END IF;
     NEW.decided_by := coalesce(NEW.decided_by, session_user);
     NEW.decided_at := coalesce(NEW.decided_at, clock());
@@ -1046,13 +1049,27 @@ BEGIN
         INSERT INTO tasks (kind, key, payload)
         VALUES ('approval', coalesce('lead:' || NEW.lead_id, 'approval:' || NEW.id),
                 jsonb_build_object('approval_id', NEW.id, 'lead_id', NEW.lead_id));
-    ELSIF NEW.status <> 'superseded' THEN
+    ELSIF NEW.status <> 'superseded' OR EXISTS (      -- by a person: a run that is over has superseded it itself
+        SELECT FROM campaign_runs WHERE id = NEW.run_id AND status IN ('running', 'waiting', 'paused')) THEN
         INSERT INTO tasks (kind, key, payload)
         VALUES ('run.decided', 'run:' || NEW.run_id, jsonb_build_object('approval_id', NEW.id, 'run_id', NEW.run_id));
     END IF;
     RETURN NEW;
 END $$;
 CREATE TRIGGER approvals_decided BEFORE UPDATE OF status ON approval_queue FOR EACH ROW EXECUTE FUNCTION decide_approval();
+
+-- What a run waits for has to be decided: without its request it would wait for ever.
+CREATE FUNCTION keep_awaited() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM campaign_runs WHERE id = OLD.run_id AND status IN ('running', 'waiting', 'paused')) THEN
+        RAISE EXCEPTION 'run % waits for request %', OLD.run_id, OLD.id USING ERRCODE = 'PO003',
+            HINT = format('decide it, or end the run: SELECT orchestrator.cancel_run(%L)', OLD.run_id);
+    END IF;
+    RETURN OLD;
+END $$;
+CREATE TRIGGER approvals_a_awaited BEFORE DELETE ON approval_queue FOR EACH ROW
+    WHEN (OLD.status = 'pending' AND OLD.run_id IS NOT NULL) EXECUTE FUNCTION keep_awaited();
 
 -- A person learns of what waits. The task names the row only: no second copy of a lead's name to be erased.
 CREATE FUNCTION tell_of_approvals() RETURNS trigger

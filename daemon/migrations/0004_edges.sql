@@ -128,3 +128,54 @@ ALTER TABLE checkpoint_settings RENAME CONSTRAINT checkpoint_settings_mode_check
 ALTER TABLE checkpoint_settings RENAME CONSTRAINT checkpoint_settings_approvals_in_a_row_check TO "approvals_in_a_row is 0 or more";
 ALTER TABLE search_criteria RENAME CONSTRAINT search_criteria_criteria_check TO "criteria is a JSON object";
 ALTER TABLE schedules RENAME CONSTRAINT schedules_grace_s_check TO "grace_s is 0 or more";
+
+CREATE OR REPLACE FUNCTION decide_approval() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    IF NEW.status = OLD.status THEN
+        RETURN NEW;
+    ELSIF OLD.status <> 'pending' THEN
+        RAISE EXCEPTION 'approval % is already %', OLD.id, OLD.status USING ERRCODE = 'PO003', HINT = 'a decision stands';
+    ELSIF NEW.status = 'approved' AND NEW.checkpoint = 'extraction' AND coalesce(btrim(NEW.payload ->> 'code'), '') = '' THEN
+        RAISE EXCEPTION 'approving at extraction takes the code of the second factor' USING ERRCODE = 'PO002', COLUMN = 'payload',
+            HINT = 'set it in the same UPDATE: payload = payload || ''{"code": "..."}''';
+    END IF;
+    NEW.decided_by := coalesce(NEW.decided_by, session_user);
+    NEW.decided_at := coalesce(NEW.decided_at, clock());
+    IF NEW.status IN ('approved', 'rejected') AND NEW.decided_by NOT LIKE 'system (%' THEN
+        UPDATE checkpoint_settings SET approvals_in_a_row = CASE NEW.status WHEN 'approved' THEN approvals_in_a_row + 1 ELSE 0 END
+        WHERE checkpoint = NEW.checkpoint;
+    END IF;
+    IF NEW.run_id IS NULL THEN
+        INSERT INTO tasks (kind, key, payload)
+        VALUES ('approval', coalesce('lead:' || NEW.lead_id, 'approval:' || NEW.id),
+                jsonb_build_object('approval_id', NEW.id, 'lead_id', NEW.lead_id));
+    ELSIF NEW.status <> 'superseded' OR EXISTS (      -- by a person: a run that is over has superseded it itself
+        SELECT FROM campaign_runs WHERE id = NEW.run_id AND status IN ('running', 'waiting', 'paused')) THEN
+        INSERT INTO tasks (kind, key, payload)
+        VALUES ('run.decided', 'run:' || NEW.run_id, jsonb_build_object('approval_id', NEW.id, 'run_id', NEW.run_id));
+    END IF;
+    RETURN NEW;
+END $$;
+
+CREATE FUNCTION keep_awaited() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM campaign_runs WHERE id = OLD.run_id AND status IN ('running', 'waiting', 'paused')) THEN
+        RAISE EXCEPTION 'run % waits for request %', OLD.run_id, OLD.id USING ERRCODE = 'PO003',
+            HINT = format('decide it, or end the run: SELECT orchestrator.cancel_run(%L)', OLD.run_id);
+    END IF;
+    RETURN OLD;
+END $$;
+
+CREATE TRIGGER approvals_a_awaited BEFORE DELETE ON approval_queue FOR EACH ROW
+    WHEN (OLD.status = 'pending' AND OLD.run_id IS NOT NULL) EXECUTE FUNCTION keep_awaited();
+
+-- Runs that wait for a request which somebody has superseded end now.
+INSERT INTO tasks (kind, key, payload)
+SELECT 'run.decided', 'run:' || a.run_id, jsonb_build_object('approval_id', a.id, 'run_id', a.run_id)
+FROM approval_queue a
+JOIN campaign_runs r ON r.id = a.run_id AND r.status IN ('running', 'waiting', 'paused')
+JOIN campaign_run_steps s ON s.run_id = a.run_id AND s.name = a.step AND s.status = 'waiting'
+WHERE a.status = 'superseded'
+  AND NOT EXISTS (SELECT FROM approval_queue p WHERE p.run_id = a.run_id AND p.step = a.step AND p.status = 'pending');
