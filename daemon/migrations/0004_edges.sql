@@ -179,3 +179,23 @@ JOIN campaign_runs r ON r.id = a.run_id AND r.status IN ('running', 'waiting', '
 JOIN campaign_run_steps s ON s.run_id = a.run_id AND s.name = a.step AND s.status = 'waiting'
 WHERE a.status = 'superseded'
   AND NOT EXISTS (SELECT FROM approval_queue p WHERE p.run_id = a.run_id AND p.step = a.step AND p.status = 'pending');
+
+CREATE FUNCTION book_late(call bigint, more numeric) RETURNS void
+LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+DECLARE
+    its engine_calls;
+    place text[];
+BEGIN
+    SELECT * INTO its FROM engine_calls WHERE id = call;
+    place := string_to_array(split_part(its.idempotency_key, '#', 1), ':');     -- run:ID:POSITION, or run:ID:POSITION:LEAD
+    PERFORM FROM campaign_runs WHERE id = its.run_id FOR NO KEY UPDATE;
+    IF NOT FOUND OR coalesce(place[3], '') !~ '^[0-9]{1,9}$' OR EXISTS (SELECT FROM tasks WHERE id = its.task_id AND status <> 'dead') THEN
+        RETURN;
+    END IF;
+    UPDATE campaign_run_items SET cost = coalesce(cost, 0) + more
+    WHERE run_id = its.run_id AND position = place[3]::int AND lead_id::text = place[4];
+    UPDATE campaign_run_steps SET cost = coalesce(cost, 0) + more WHERE run_id = its.run_id AND position = place[3]::int;
+    UPDATE campaign_runs SET total_cost = total_cost + more WHERE id = its.run_id;
+    UPDATE campaigns c SET total_cost = c.total_cost + more FROM campaign_runs r
+    WHERE r.id = its.run_id AND c.id = r.campaign_id AND r.status NOT IN ('running', 'waiting', 'paused');
+END $$;
