@@ -9,6 +9,7 @@
 --   * Triggers are the only writers of stage history and of entry tasks, whoever made the change.
 --   * A function that runs with its owner's rights names pg_temp last in its search_path: left out, it would come first,
 --     and anybody's temporary table would be taken for ours.
+--   * What a user may get wrong is a constraint whose name is the rule, because the name is what the error says.
 --   * Times are timestamptz; deadlines, slots and run_at are business time (clock()), leases are real time.
 
 CREATE SCHEMA IF NOT EXISTS orchestrator;
@@ -66,6 +67,29 @@ BEGIN
     UPDATE clock_shift SET shift = shift + by RETURNING statement_timestamp() + shift INTO moved;
     PERFORM pg_notify('orchestrator', '');
     RETURN moved;
+END $$;
+
+-- Whether the server knows a time zone by just this name. Setting it asks for the one file and answers how it is spelt; the
+-- list of all, which takes 20 ms, tells a name with digits from an offset.
+CREATE FUNCTION known_zone(zone text) RETURNS boolean
+LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog, pg_temp SET timezone = 'UTC' AS $$
+BEGIN
+    RETURN set_config('timezone', zone, true) = zone AND (zone !~ '[0-9<]' OR EXISTS (SELECT FROM pg_timezone_names WHERE name = zone));
+EXCEPTION WHEN invalid_parameter_value THEN
+    RETURN false;
+END $$;
+
+-- Its triggers ask only for zones that are new, so that a row without one costs nothing. TG_ARGV: the column.
+CREATE FUNCTION check_zone() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+DECLARE zone text := to_jsonb(NEW) ->> TG_ARGV[0];
+BEGIN
+    IF NOT known_zone(zone) THEN
+        RAISE EXCEPTION 'unknown time zone %', zone USING ERRCODE = 'PO006', COLUMN = TG_ARGV[0],
+            HINT = coalesce((SELECT 'known are ' || string_agg(name, ', ' ORDER BY name) FROM pg_timezone_names
+                             WHERE starts_with(lower(name), lower(substring(zone FROM '^[^/]+/.')))), 'write it like Europe/London');
+    END IF;
+    RETURN NEW;
 END $$;
 
 
@@ -152,12 +176,14 @@ CREATE TABLE tasks (
     id               bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     kind             text NOT NULL,
     key              text,
-    payload          jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(payload) = 'object'),
-    priority         smallint NOT NULL DEFAULT 50 CHECK (priority IN (10, 50, 90)),
-    status           text NOT NULL DEFAULT 'available' CHECK (status IN ('available', 'running', 'dead')),
+    payload          jsonb NOT NULL DEFAULT '{}' CONSTRAINT "payload is a JSON object" CHECK (jsonb_typeof(payload) = 'object'),
+    priority         smallint NOT NULL DEFAULT 50 CONSTRAINT "priority is 10, 50 or 90" CHECK (priority IN (10, 50, 90)),
+    status           text NOT NULL DEFAULT 'available' CONSTRAINT "status is available, running or dead"
+                     CHECK (status IN ('available', 'running', 'dead')),
     run_at           timestamptz NOT NULL DEFAULT orchestrator.clock(),
     attempt          int NOT NULL DEFAULT 0,
-    max_attempts     int CHECK (max_attempts > 0),  -- null until the first claim: the kind's own policy
+    max_attempts     int CONSTRAINT "max_attempts is above 0"
+                     CHECK (max_attempts > 0),  -- null until the first claim: the kind's own policy
     round            int NOT NULL DEFAULT 0,     -- raised by a person's retry of an unknown outcome: part of the Idempotency-Key
     interruptions    int NOT NULL DEFAULT 0,     -- attempts that ended with their daemon
     dedup_key        text,                       -- covers a waiting task only: the claim clears it
@@ -167,7 +193,7 @@ CREATE TABLE tasks (
     error            text,
     created_at       timestamptz NOT NULL DEFAULT now(),
     started_at       timestamptz,
-    CHECK ((status = 'running') = (lease_id IS NOT NULL))
+    CONSTRAINT "a running task has a lease, and no other has" CHECK ((status = 'running') = (lease_id IS NOT NULL))
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 
 -- Each index says in its predicate what it is for, so that no plan, made from whatever statistics, reads all of one that
@@ -264,6 +290,12 @@ CREATE FUNCTION phone_tail(address text) RETURNS text LANGUAGE sql IMMUTABLE AS 
     SELECT right(orchestrator.plain_address(address), 7)
 $$;
 
+-- Whether a phone number may be of any country: 07700 900123, 0044 7700 900123; and +44 (0)7700 900123, which has a digit too many.
+CREATE FUNCTION lacks_country(address text) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
+    SELECT address NOT LIKE '%@%' AND address NOT LIKE 'erased:%'
+       AND (orchestrator.plain_address(address) NOT LIKE '+%' OR address LIKE '%(0)%')
+$$;
+
 CREATE TABLE leads (
     id                      uuid PRIMARY KEY DEFAULT orchestrator.new_id(),
     pipeline                text NOT NULL DEFAULT 'vendor_acquisition',
@@ -279,12 +311,12 @@ CREATE TABLE leads (
     timezone                text,
     source                  text,
     external_id             text,
-    tier                    text CHECK (tier IN ('high', 'medium', 'low')),
+    tier                    text CONSTRAINT "tier is high, medium or low" CHECK (tier IN ('high', 'medium', 'low')),
     score                   numeric,
     scored_at               timestamptz,
     approved_at             timestamptz,
     approved_by             text,
-    data                    jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(data) = 'object'),
+    data                    jsonb NOT NULL DEFAULT '{}' CONSTRAINT "data is a JSON object" CHECK (jsonb_typeof(data) = 'object'),
     needs_review            boolean NOT NULL DEFAULT false,
     review_reason           text,
     do_not_contact          boolean NOT NULL DEFAULT false,
@@ -595,6 +627,9 @@ CREATE TRIGGER leads_a_mover BEFORE UPDATE OF moved_by ON leads FOR EACH ROW
 CREATE TRIGGER leads_a_reason BEFORE UPDATE OF move_reason ON leads FOR EACH ROW
     WHEN (NEW.stage <> OLD.stage AND NEW.move_reason = OLD.move_reason AND NEW.moved_task IS NOT DISTINCT FROM OLD.moved_task)
     EXECUTE FUNCTION named_again(2);
+CREATE TRIGGER leads_a_zone BEFORE INSERT ON leads FOR EACH ROW WHEN (NEW.timezone <> '') EXECUTE FUNCTION check_zone('timezone');
+CREATE TRIGGER leads_a_new_zone BEFORE UPDATE OF timezone ON leads FOR EACH ROW
+    WHEN (NEW.timezone <> '' AND NEW.timezone IS DISTINCT FROM OLD.timezone) EXECUTE FUNCTION check_zone('timezone');
 CREATE TRIGGER leads_guard_insert BEFORE INSERT ON leads FOR EACH ROW EXECUTE FUNCTION leads_before_insert();
 CREATE TRIGGER leads_guard_update BEFORE UPDATE ON leads FOR EACH ROW EXECUTE FUNCTION leads_before_update();
 
@@ -678,20 +713,22 @@ CREATE TRIGGER leads_emptied AFTER TRUNCATE ON leads FOR EACH STATEMENT EXECUTE 
 CREATE TABLE replies (
     id            uuid PRIMARY KEY DEFAULT orchestrator.new_id(),
     lead_id       uuid REFERENCES leads ON DELETE SET NULL,     -- null: matched by address on reception
-    channel       text NOT NULL CHECK (channel IN ('email', 'sms')),
+    channel       text NOT NULL CONSTRAINT "channel is email or sms" CHECK (channel IN ('email', 'sms')),
     from_address  text,
     to_address    text,
     subject       text,
     body          text NOT NULL DEFAULT '',
-    headers       jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(headers) = 'object'),
+    headers       jsonb NOT NULL DEFAULT '{}' CONSTRAINT "headers is a JSON object" CHECK (jsonb_typeof(headers) = 'object'),
     external_id   text,
     received_at   timestamptz NOT NULL DEFAULT orchestrator.clock(),
-    category      text CHECK (category IN ('bounce', 'complaint', 'delivery_notice', 'auto_reply', 'out_of_office', 'opt_out',
+    category      text CONSTRAINT "category is a known one, such as question or unclear"
+                  CHECK (category IN ('bounce', 'complaint', 'delivery_notice', 'auto_reply', 'out_of_office', 'opt_out',
                       'hard_pass', 'soft_pass', 'interested', 'pricing', 'acceptance', 'rejection', 'counter', 'question',
                       'referral', 'unclear')),
     confidence    double precision,
     classified_by text,
-    status        text NOT NULL DEFAULT 'received' CHECK (status IN ('received', 'routed', 'needs_person', 'ignored')),
+    status        text NOT NULL DEFAULT 'received' CONSTRAINT "status is received, routed, needs_person or ignored"
+                  CHECK (status IN ('received', 'routed', 'needs_person', 'ignored')),
     reason        text,
     UNIQUE (channel, external_id)
 );
@@ -700,8 +737,10 @@ CREATE INDEX replies_newest ON replies (received_at DESC, id);
 CREATE INDEX replies_received ON replies (received_at) WHERE status = 'received';
 
 CREATE TABLE email_exclusions (
-    address    text NOT NULL CHECK (plain_address(address) IS NOT NULL),
+    address    text NOT NULL CONSTRAINT "address is an email address or a phone number"
+               CHECK (plain_address(address) IS NOT NULL),
     reason     text NOT NULL DEFAULT 'manual'
+               CONSTRAINT "reason is bounce, opt_out, complaint, hard_pass, manual, erased"
                CHECK (reason IN ('bounce', 'opt_out', 'complaint', 'hard_pass', 'manual', 'erased')),
     source     text,
     created_at timestamptz NOT NULL DEFAULT orchestrator.clock()
@@ -709,6 +748,8 @@ CREATE TABLE email_exclusions (
 
 CREATE UNIQUE INDEX email_exclusions_address ON email_exclusions (orchestrator.plain_address(address));
 CREATE INDEX email_exclusions_newest ON email_exclusions (created_at DESC, address);
+CREATE INDEX email_exclusions_phone ON email_exclusions (orchestrator.phone_tail(address))
+    WHERE address NOT LIKE '%@%' AND address NOT LIKE 'erased:%';
 
 -- Who was erased is never contacted again, though nothing tells who it was: of each address a keyed hash stays. The key
 -- is this database's own and travels with its backups; who may not read this table can't try addresses.
@@ -723,6 +764,25 @@ BEGIN
     RETURN (SELECT 'erased:' || encode(sha256(k.key || sha256(k.key || convert_to(orchestrator.plain_address(address), 'UTF8'))), 'hex')
             FROM orchestrator.erasure_key k);
 END $$;
+
+-- What forbids to write to an address, as it is sent to and as it is written. Between numbers of which one lacks its country
+-- the last digits decide: rather is one silent too many. Made of columns alone, it becomes part of the query that asks.
+CREATE FUNCTION exclusions_of(sent_to text, written text) RETURNS SETOF email_exclusions LANGUAGE sql STABLE AS $$
+    SELECT x.* FROM orchestrator.email_exclusions x
+    WHERE orchestrator.plain_address(x.address) = ANY (ARRAY[
+        orchestrator.plain_address(sent_to), orchestrator.erased_hash(sent_to), orchestrator.plain_address(written), orchestrator.erased_hash(written)])
+    UNION ALL
+    SELECT x.* FROM orchestrator.email_exclusions x
+    WHERE orchestrator.phone_tail(x.address) = orchestrator.phone_tail(sent_to) AND x.address NOT LIKE '%@%' AND x.address NOT LIKE 'erased:%'
+      AND (orchestrator.lacks_country(x.address) OR orchestrator.lacks_country(sent_to))
+$$;
+
+-- Whom an exclusion protects, for a person to read.
+CREATE FUNCTION covered_by(exclusion text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN exclusion LIKE 'erased:%' THEN 'an address that was erased'
+                WHEN orchestrator.lacks_country(exclusion) THEN 'every number that ends in ' || orchestrator.phone_tail(exclusion)
+                ELSE 'this address' END
+$$;
 
 -- An erased address is excluded already; it is not written down again.
 CREATE FUNCTION keep_erased() RETURNS trigger
@@ -741,13 +801,15 @@ CREATE TABLE messages (
     lead_id             uuid REFERENCES leads ON DELETE SET NULL,
     run_id              uuid,
     step                text,
-    channel             text NOT NULL DEFAULT 'sms' CHECK (channel IN ('email', 'sms', 'offer')),
+    channel             text NOT NULL DEFAULT 'sms' CONSTRAINT "channel is email, sms or offer"
+                        CHECK (channel IN ('email', 'sms', 'offer')),
     template            text,
     to_address          text,
     from_address        text,
     subject             text,
     body                text,
-    status              text NOT NULL DEFAULT 'draft' CHECK (status IN ('draft', 'awaiting_approval', 'scheduled', 'sending',
+    status              text NOT NULL DEFAULT 'draft' CONSTRAINT "status is one of a message, such as draft or scheduled"
+                        CHECK (status IN ('draft', 'awaiting_approval', 'scheduled', 'sending',
                             'sent', 'failed', 'suppressed', 'cancelled', 'unknown')),
     reason              text,
     send_at             timestamptz NOT NULL DEFAULT orchestrator.clock(),
@@ -765,6 +827,8 @@ CREATE INDEX messages_lead ON messages (lead_id);
 CREATE INDEX messages_scheduled ON messages (send_at) WHERE status = 'scheduled';
 CREATE INDEX messages_sending ON messages (send_at) WHERE status = 'sending';
 CREATE INDEX messages_to ON messages (orchestrator.plain_address(to_address), created_at) WHERE to_address IS NOT NULL;
+CREATE INDEX messages_to_phone ON messages (orchestrator.phone_tail(to_address))
+    WHERE status = 'scheduled' AND to_address IS NOT NULL AND to_address NOT LIKE '%@%';
 
 -- Whether we owe a lead an answer in this stage entry; meanwhile its silence doesn't count.
 CREATE FUNCTION owes_answer(to_lead uuid, entry int, besides uuid DEFAULT NULL) RETURNS boolean LANGUAGE sql STABLE AS $$
@@ -837,9 +901,14 @@ BEGIN
     FROM (
         SELECT m.id, f.reason FROM fresh f JOIN messages m ON plain_address(m.to_address) = plain_address(f.address)
         WHERE m.status = 'scheduled'
+        UNION ALL   -- of a number without its country: what ends like it
+        SELECT m.id, f.reason FROM fresh f
+        JOIN messages m ON phone_tail(m.to_address) = phone_tail(f.address) AND m.to_address IS NOT NULL AND m.to_address NOT LIKE '%@%'
+        WHERE m.status = 'scheduled' AND lacks_country(f.address)
         UNION ALL   -- addressed by their lead alone
         SELECT m.id, f.reason FROM fresh f
-        JOIN leads l ON l.phone IS NOT NULL AND phone_tail(l.phone) = phone_tail(f.address) AND plain_address(l.phone) = plain_address(f.address)
+        JOIN leads l ON l.phone IS NOT NULL AND phone_tail(l.phone) = phone_tail(f.address)
+                    AND (lacks_country(f.address) OR plain_address(l.phone) = plain_address(f.address))
         JOIN messages m ON m.lead_id = l.id AND m.status = 'scheduled' AND m.to_address IS NULL AND m.channel <> 'email'
         UNION ALL
         SELECT m.id, f.reason FROM fresh f
@@ -946,7 +1015,8 @@ CREATE TABLE approval_queue (
     run_id     uuid,
     step       text,
     lead_id    uuid REFERENCES leads ON DELETE SET NULL,
-    status     text NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'approved', 'rejected', 'expired', 'superseded')),
+    status     text NOT NULL DEFAULT 'pending' CONSTRAINT "status is pending, approved, rejected, expired or superseded"
+               CHECK (status IN ('pending', 'approved', 'rejected', 'expired', 'superseded')),
     decided_by text,
     decided_at timestamptz,
     comment    text,
@@ -965,6 +1035,9 @@ BEGIN
         RETURN NEW;
     ELSIF OLD.status <> 'pending' THEN
         RAISE EXCEPTION 'approval % is already %', OLD.id, OLD.status USING ERRCODE = 'PO003', HINT = 'a decision stands';
+    ELSIF NEW.status = 'approved' AND NEW.checkpoint = 'extraction' AND coalesce(btrim(NEW.payload ->> 'code'), '') = '' THEN
+        RAISE EXCEPTION 'approving at extraction takes the code of the second factor' USING ERRCODE = 'PO002', COLUMN = 'payload',
+            HINT = 'set it in the same UPDATE: payload = payload || ''{"code": "..."}''';
     END IF;
     NEW.decided_by := coalesce(NEW.decided_by, session_user);
     NEW.decided_at := coalesce(NEW.decided_at, clock());
@@ -976,13 +1049,27 @@ BEGIN
         INSERT INTO tasks (kind, key, payload)
         VALUES ('approval', coalesce('lead:' || NEW.lead_id, 'approval:' || NEW.id),
                 jsonb_build_object('approval_id', NEW.id, 'lead_id', NEW.lead_id));
-    ELSIF NEW.status <> 'superseded' THEN
+    ELSIF NEW.status <> 'superseded' OR EXISTS (      -- by a person: a run that is over has superseded it itself
+        SELECT FROM campaign_runs WHERE id = NEW.run_id AND status IN ('running', 'waiting', 'paused')) THEN
         INSERT INTO tasks (kind, key, payload)
         VALUES ('run.decided', 'run:' || NEW.run_id, jsonb_build_object('approval_id', NEW.id, 'run_id', NEW.run_id));
     END IF;
     RETURN NEW;
 END $$;
 CREATE TRIGGER approvals_decided BEFORE UPDATE OF status ON approval_queue FOR EACH ROW EXECUTE FUNCTION decide_approval();
+
+-- What a run waits for has to be decided: without its request it would wait for ever.
+CREATE FUNCTION keep_awaited() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM campaign_runs WHERE id = OLD.run_id AND status IN ('running', 'waiting', 'paused')) THEN
+        RAISE EXCEPTION 'run % waits for request %', OLD.run_id, OLD.id USING ERRCODE = 'PO003',
+            HINT = format('decide it, or end the run: SELECT orchestrator.cancel_run(%L)', OLD.run_id);
+    END IF;
+    RETURN OLD;
+END $$;
+CREATE TRIGGER approvals_a_awaited BEFORE DELETE ON approval_queue FOR EACH ROW
+    WHEN (OLD.status = 'pending' AND OLD.run_id IS NOT NULL) EXECUTE FUNCTION keep_awaited();
 
 -- A person learns of what waits. The task names the row only: no second copy of a lead's name to be erased.
 CREATE FUNCTION tell_of_approvals() RETURNS trigger
@@ -1038,14 +1125,16 @@ CREATE TRIGGER alerts_inserted AFTER INSERT ON alerts REFERENCING NEW TABLE AS f
 
 CREATE TABLE campaigns (
     id                uuid PRIMARY KEY DEFAULT orchestrator.new_id(),
-    name              text NOT NULL CHECK (name <> ''),
+    name              text NOT NULL CONSTRAINT "name is not empty" CHECK (name <> ''),
     description       text,
-    config            jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(config) = 'object'), -- as its user wrote it
+    config            jsonb NOT NULL DEFAULT '{}' CONSTRAINT "config is a JSON object"
+                      CHECK (jsonb_typeof(config) = 'object'), -- as its user wrote it
     schedule_cron     text,                                 -- null: manual, or started by an event
     schedule_timezone text NOT NULL DEFAULT 'UTC',
     schedule_enabled  boolean NOT NULL DEFAULT true,
-    grace_s           int NOT NULL DEFAULT 3600 CHECK (grace_s >= 0),
-    status            text NOT NULL DEFAULT 'active' CHECK (status IN ('active', 'paused', 'completed', 'error')),
+    grace_s           int NOT NULL DEFAULT 3600 CONSTRAINT "grace_s is 0 or more" CHECK (grace_s >= 0),
+    status            text NOT NULL DEFAULT 'active' CONSTRAINT "status is active, paused, completed or error"
+                      CHECK (status IN ('active', 'paused', 'completed', 'error')),
     paused_reason     text,
     resume_at         timestamptz,                          -- set by a budget that rolls over then, never by a person
     last_run_at       timestamptz,
@@ -1099,6 +1188,11 @@ END $$;
 CREATE TRIGGER campaigns_edited
     BEFORE UPDATE OF name, description, config, schedule_cron, schedule_timezone, schedule_enabled, grace_s, status, project_id, deleted_at
     ON campaigns FOR EACH ROW EXECUTE FUNCTION campaign_edited();
+
+CREATE TRIGGER campaigns_a_zone BEFORE INSERT ON campaigns FOR EACH ROW
+    WHEN (NEW.schedule_timezone <> 'UTC') EXECUTE FUNCTION check_zone('schedule_timezone');
+CREATE TRIGGER campaigns_a_new_zone BEFORE UPDATE OF schedule_timezone ON campaigns FOR EACH ROW
+    WHEN (NEW.schedule_timezone <> OLD.schedule_timezone) EXECUTE FUNCTION check_zone('schedule_timezone');
 
 CREATE TABLE campaign_runs (
     id              uuid PRIMARY KEY DEFAULT orchestrator.new_id(),
@@ -1287,14 +1381,36 @@ BEGIN
     RETURN true;
 END $$;
 
+-- A call that turns out to cost `more` than its step has booked: after an answer that came late, or none at all. While its
+-- task is still to end, whoever ends it asks the ledger; he holds the run's row, so that it is one or the other.
+CREATE FUNCTION book_late(call bigint, more numeric) RETURNS void
+LANGUAGE plpgsql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
+DECLARE
+    its engine_calls;
+    place text[];
+BEGIN
+    SELECT * INTO its FROM engine_calls WHERE id = call;
+    place := string_to_array(split_part(its.idempotency_key, '#', 1), ':');     -- run:ID:POSITION, or run:ID:POSITION:LEAD
+    PERFORM FROM campaign_runs WHERE id = its.run_id FOR NO KEY UPDATE;
+    IF NOT FOUND OR coalesce(place[3], '') !~ '^[0-9]{1,9}$' OR EXISTS (SELECT FROM tasks WHERE id = its.task_id AND status <> 'dead') THEN
+        RETURN;
+    END IF;
+    UPDATE campaign_run_items SET cost = coalesce(cost, 0) + more
+    WHERE run_id = its.run_id AND position = place[3]::int AND lead_id::text = place[4];
+    UPDATE campaign_run_steps SET cost = coalesce(cost, 0) + more WHERE run_id = its.run_id AND position = place[3]::int;
+    UPDATE campaign_runs SET total_cost = total_cost + more WHERE id = its.run_id;
+    UPDATE campaigns c SET total_cost = c.total_cost + more FROM campaign_runs r
+    WHERE r.id = its.run_id AND c.id = r.campaign_id AND r.status NOT IN ('running', 'waiting', 'paused');
+END $$;
+
 CREATE INDEX approval_queue_run ON approval_queue (run_id) WHERE run_id IS NOT NULL;
 
 -- Gates: who decides, a person (plan) or nobody (auto). A checkpoint without a row here is in plan.
 CREATE TABLE checkpoint_settings (
     checkpoint         text PRIMARY KEY,
-    mode               text NOT NULL DEFAULT 'plan' CHECK (mode IN ('plan', 'auto')),
+    mode               text NOT NULL DEFAULT 'plan' CONSTRAINT "mode is plan or auto" CHECK (mode IN ('plan', 'auto')),
     promotable         boolean NOT NULL DEFAULT true,       -- whether auto is ever proposed
-    approvals_in_a_row int NOT NULL DEFAULT 0 CHECK (approvals_in_a_row >= 0),
+    approvals_in_a_row int NOT NULL DEFAULT 0 CONSTRAINT "approvals_in_a_row is 0 or more" CHECK (approvals_in_a_row >= 0),
     CONSTRAINT extraction_needs_a_person CHECK (checkpoint <> 'extraction' OR mode = 'plan'),
     CONSTRAINT classification_is_automatic CHECK (checkpoint <> 'classification' OR mode = 'auto')
 );
@@ -1319,7 +1435,7 @@ CREATE INDEX agent_feedback_of ON agent_feedback (agent, created_at) WHERE activ
 CREATE TABLE search_criteria (
     id         uuid PRIMARY KEY DEFAULT orchestrator.new_id(),
     campaign   text NOT NULL DEFAULT 'deal-sourcing',
-    criteria   jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(criteria) = 'object'),
+    criteria   jsonb NOT NULL DEFAULT '{}' CONSTRAINT "criteria is a JSON object" CHECK (jsonb_typeof(criteria) = 'object'),
     run_id     uuid,
     created_at timestamptz NOT NULL DEFAULT orchestrator.clock()
 );
@@ -1344,7 +1460,7 @@ CREATE TABLE schedules (
     cron      text NOT NULL,
     timezone  text NOT NULL DEFAULT 'UTC',
     enabled   boolean NOT NULL DEFAULT true,
-    grace_s   int NOT NULL DEFAULT 3600 CHECK (grace_s >= 0),
+    grace_s   int NOT NULL DEFAULT 3600 CONSTRAINT "grace_s is 0 or more" CHECK (grace_s >= 0),
     last_slot timestamptz,
     next_slot timestamptz                    -- null: to be worked out (new or edited)
 );
@@ -1358,6 +1474,10 @@ END $$;
 CREATE TRIGGER schedules_edited BEFORE UPDATE OF cron, timezone, enabled ON schedules FOR EACH ROW
     WHEN ((OLD.cron, OLD.timezone, OLD.enabled) IS DISTINCT FROM (NEW.cron, NEW.timezone, NEW.enabled))
     EXECUTE FUNCTION schedule_edited();
+CREATE TRIGGER schedules_a_zone BEFORE INSERT ON schedules FOR EACH ROW
+    WHEN (NEW.timezone <> 'UTC') EXECUTE FUNCTION check_zone('timezone');
+CREATE TRIGGER schedules_a_new_zone BEFORE UPDATE OF timezone ON schedules FOR EACH ROW
+    WHEN (NEW.timezone <> OLD.timezone) EXECUTE FUNCTION check_zone('timezone');
 
 
 -- ---------------------------------------------------------------------------------------------
@@ -1541,7 +1661,8 @@ LANGUAGE sql SET search_path = orchestrator, pg_catalog, pg_temp AS $$
         name = coalesce(nullif(l.name, ''), gone.name), company = coalesce(nullif(l.company, ''), gone.company),
         email = coalesce(nullif(l.email, ''), gone.email), phone = coalesce(nullif(l.phone, ''), gone.phone),
         city = coalesce(nullif(l.city, ''), gone.city), region = coalesce(nullif(l.region, ''), gone.region),
-        country = coalesce(nullif(l.country, ''), gone.country), timezone = coalesce(nullif(l.timezone, ''), gone.timezone),
+        country = coalesce(nullif(l.country, ''), gone.country),
+        timezone = coalesce(nullif(l.timezone, ''), CASE WHEN known_zone(gone.timezone) THEN gone.timezone END),
         tier = coalesce(l.tier, gone.tier), score = coalesce(l.score, gone.score), scored_at = coalesce(l.scored_at, gone.scored_at),
         data = gone.data || coalesce((SELECT jsonb_object_agg(d.key, d.value) FROM jsonb_each(l.data) d
                                       WHERE coalesce(btrim(l.data ->> d.key), '') <> ''), '{}'),
@@ -1824,4 +1945,4 @@ REVOKE EXECUTE ON FUNCTION enqueue, flag_lead, request_transition, override_stag
     resolve_review, merge_leads, erase_lead, erased_hash,
     cancel_run, pause_run, resume_run, retry_run FROM PUBLIC;
 
-INSERT INTO schema_version (version) VALUES (3);
+INSERT INTO schema_version (version) VALUES (4);

@@ -126,8 +126,8 @@ async def _decided(task: Task, run: Run | None, context: Context) -> Outcome[Eff
     step = run.named(run.approval["step"])
     if not run.live or step is None or step.status != "waiting":
         return Done((), f"nothing waits for it: the run is {run.status}")
-    if run.approval["status"] not in ("approved", "rejected", "expired"):
-        return Done((), f"the request is {run.approval['status']}")
+    if run.approval["status"] == "pending":
+        return Done((), "the request is pending")
     if run.status == "paused":
         return parked(run)
     return decided(Attempt(run, step, task, context), run.approval)

@@ -319,9 +319,29 @@ async def _settle(conn: Connection, ended: Sequence[Ended]) -> set[str]:
         await budgets.add(conn, [Held(_places(r), _correction(r)) for r in rows])
         await budgets.tell_overruns(conn, _above_estimate(rows))
         late = [r["task_id"] for r in rows if r["was"] == "unknown" and r["status"] == "ok"]
+        await _book(conn, {r["id"]: r["cost"] - (r["charged"] or NOTHING) for r in rows if _was_booked(r)})
         if late:
             await conn.execute(SQL["revive_answered"], late)
     return {r["key"] for r in rows if r["was"] == "reserved"}
+
+
+def _was_booked(row: asyncpg.Record) -> bool:
+    """Whether a run may have booked another cost than the call turns out to have."""
+    return row["was"] == "unknown" and row["run_id"] is not None and row["cost"] != row["charged"]
+
+
+async def _book(conn: Connection, more: Mapping[int, Decimal]) -> None:
+    """What calls cost more (or less) than their runs have booked."""
+    if more:
+        await conn.execute(SQL["book_late"], list(more), list(more.values()))
+
+
+async def doubt_abandoned(conn: Connection) -> Sequence[asyncpg.Record]:
+    """Settle as unknown what nobody will ever ask for; those calls."""
+    rows = await conn.fetch(SQL["doubt_abandoned"])
+    await budgets.add(conn, [Held(_places(r), Money(-r["reserved_cost"], r["reserved_cost"])) for r in rows])
+    await _book(conn, {r["id"]: r["reserved_cost"] for r in rows if r["run_id"] is not None})
+    return rows
 
 
 def _columns(ended: Sequence[Ended]) -> list[list[Any]]:

@@ -7,7 +7,7 @@ from daemon.db import Connection
 from daemon.errors import SchemaMismatch
 
 MIGRATION_LOCK = 0x6F726369  # advisory: one migration at a time per database
-VERSION = 3
+VERSION = 4
 
 
 def schema_sql() -> str:

@@ -1,7 +1,8 @@
-"""The eight steps of the sweep: each finds causes whose task is missing, or keeps the figures."""
+"""The steps of the sweep: each finds causes whose task is missing, or keeps the figures or the books."""
 
 from typing import Any
 
+from daemon import ledger
 from daemon.db import Connection, Statements
 from daemon.metrics import Metrics
 from daemon.settings import Settings
@@ -16,7 +17,8 @@ def steps(settings: Settings, metrics: Metrics) -> list[Step]:
     """In the order in which they run."""
     repairs = [Step(name, _repair(name)) for name in SWEEP_STEPS]
     archive = Step("dead_lead_archive", _archive(settings.history.dead_leads_archived_after_days), repair=False)
-    return [*repairs, archive, Step("metrics", _measure(metrics)), Step("alerts", _alerts)]
+    calls = Step("calls", _calls, repair=False)
+    return [*repairs, archive, calls, Step("metrics", _measure(metrics)), Step("alerts", _alerts)]
 
 
 def _repair(name: str) -> Any:
@@ -46,6 +48,15 @@ def _measure(metrics: Metrics) -> Any:
         return 0
 
     return measure
+
+
+async def _calls(conn: Connection) -> int:
+    """Calls that may have been made and that nobody will ask for are of unknown outcome: a person is told."""
+    doubted = await ledger.doubt_abandoned(conn)
+    if doubted:
+        await conn.execute(SQL["doubted_messages"], [r["task_id"] for r in doubted])
+        await conn.execute(SQL["doubted_leads"], [r["lead_id"] for r in doubted if r["lead_id"] is not None])
+    return len(doubted)
 
 
 async def _alerts(conn: Connection) -> int:

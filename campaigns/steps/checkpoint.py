@@ -28,7 +28,7 @@ async def checkpoint(attempt: Attempt) -> Outcome[Effects]:
 
 
 def decided(attempt: Attempt, request: Row) -> Outcome[Effects]:
-    """An approval lets the run go on; a rejection or an expiry ends it, and what the person said is remembered."""
+    """An approval lets the run go on; whatever else becomes of the request ends it, and a rejection is remembered."""
     by = request["decided_by"]
     if request["status"] == "approved":
         result = {"approval_id": str(request["id"]), "approved_by": by, "comment": request["comment"]}
@@ -36,6 +36,8 @@ def decided(attempt: Attempt, request: Row) -> Outcome[Effects]:
         return attempt.completed(result if code is None else result | {"code": code})
     if request["status"] == "expired":
         return attempt.stopped("nobody decided in time")
+    if request["status"] == "superseded":
+        return attempt.stopped(f"its request was superseded by {by}")
     comment = (request["comment"] or "").strip()
     if not comment:
         return attempt.stopped(f"rejected by {by}")

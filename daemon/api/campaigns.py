@@ -1,10 +1,10 @@
 """Campaigns: multi-step runs, on a schedule or by hand."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import orjson
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from daemon.api.leads import shown
 from daemon.api.paging import NewestCursor, Page, page_of
@@ -17,9 +17,9 @@ Status = Literal["active", "paused", "completed", "error"]
 
 
 class CampaignId(Input):
-    """Which campaign."""
+    """Which campaign: its id, or its name."""
 
-    id: UUID
+    id: UUID | Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
 class CampaignsQuery(Page):
@@ -147,8 +147,9 @@ async def create_campaign(api: Api, given: Given[Nothing, Nothing, Nothing]) -> 
 async def replace_campaign(api: Api, given: Given[CampaignId, Nothing, Nothing]) -> Answer:
     """Replace a campaign's document; the next run begins with it, a run that is going on keeps its own."""
     async with api.writing() as conn:
-        await api.daemon.catalogue.replace(conn, given.path.id, given.raw.strip() or b"{}")
-        return await _stored(conn, given.path.id)
+        campaign = await campaign_at(api, conn, given.path)
+        await api.daemon.catalogue.replace(conn, campaign, given.raw.strip() or b"{}")
+        return await _stored(conn, campaign)
 
 
 async def _stored(conn: Connection, campaign: UUID, status: int = 200) -> Answer:
@@ -171,16 +172,18 @@ async def list_campaigns(api: Api, given: Given[Nothing, CampaignsQuery, Nothing
 async def show_campaign(api: Api, given: Given[CampaignId, Nothing, Nothing]) -> Answer:
     """One campaign, whole."""
     async with api.reading() as conn:
-        row = await conn.fetchrow(SQL["campaign"], given.path.id)
+        campaign = await campaign_at(api, conn, given.path)
+        row = await conn.fetchrow(SQL["campaign"], campaign)
     if row is None:
-        raise _unknown(given.path.id)
+        raise _unknown(campaign)
     return Answer({"success": True, "campaign": orjson.Fragment(row["shown"])})
 
 
 async def delete_campaign(api: Api, given: Given[CampaignId, Nothing, Nothing]) -> Answer:
     """Delete a campaign: no future runs, its history is kept, and what is going on goes on unless it is cancelled."""
     async with api.writing() as conn:
-        return Answer({"success": True, "message": await api.daemon.catalogue.delete(conn, given.path.id)})
+        campaign = await campaign_at(api, conn, given.path)
+        return Answer({"success": True, "message": await api.daemon.catalogue.delete(conn, campaign)})
 
 
 async def run_campaign(api: Api, given: Given[CampaignId, Nothing, Wish]) -> Answer:
@@ -189,8 +192,9 @@ async def run_campaign(api: Api, given: Given[CampaignId, Nothing, Wish]) -> Ans
     402 when its budget has paused the campaign or the first call doesn't fit into it, forced or not; 409 when a run is
     going on, or the campaign is paused by a person and the wish isn't forced.
     """
-    campaign, wish = given.path.id, given.body
+    wish = given.body
     async with api.writing() as conn:
+        campaign = await campaign_at(api, conn, given.path)
         run = await api.daemon.catalogue.run(conn, campaign, wish.inputs, dry_run=wish.dryRun, force=wish.force)
         row = await conn.fetchrow(SQL["summary"], campaign)
     dry = api.daemon.settings.dry_run or wish.dryRun
@@ -201,15 +205,22 @@ async def run_campaign(api: Api, given: Given[CampaignId, Nothing, Wish]) -> Ans
 async def pause_campaign(api: Api, given: Given[CampaignId, Nothing, Why]) -> Answer:
     """Pause a campaign: no run starts by itself until a person resumes it; what is going on goes on."""
     async with api.writing() as conn:
-        await api.daemon.catalogue.pause(conn, given.path.id, given.body.reason)
-        return await _turned(conn, given.path.id)
+        campaign = await campaign_at(api, conn, given.path)
+        await api.daemon.catalogue.pause(conn, campaign, given.body.reason)
+        return await _turned(conn, campaign)
 
 
 async def resume_campaign(api: Api, given: Given[CampaignId, Nothing, Nothing]) -> Answer:
     """Resume a campaign, whether a person or its budget had paused it."""
     async with api.writing() as conn:
-        await api.daemon.catalogue.resume(conn, given.path.id)
-        return await _turned(conn, given.path.id)
+        campaign = await campaign_at(api, conn, given.path)
+        await api.daemon.catalogue.resume(conn, campaign)
+        return await _turned(conn, campaign)
+
+
+async def campaign_at(api: Api, conn: Connection, which: CampaignId) -> UUID:
+    """The id itself, whether there is such a campaign or not; of a name, which no two have, that of its campaign."""
+    return which.id if isinstance(which.id, UUID) else await api.daemon.catalogue.known(conn, which.id)
 
 
 async def _turned(conn: Connection, campaign: UUID) -> Answer:

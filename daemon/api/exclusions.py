@@ -62,6 +62,7 @@ class Exclusion(BaseModel):
     reason: AnyReason
     source: str | None
     created_at: AwareDatetime
+    covers: Annotated[str, Field(examples=["this address", "every number that ends in 0900123"])]
 
 
 class OneExclusion(Success):
@@ -116,13 +117,21 @@ async def lift_exclusion(api: Api, given: Given[Nothing, WhichAddress, ExcludedA
     if given.query.address and given.body.address not in (None, given.query.address):
         raise unfit([Flaw(("address",), "is another one than in the query")])
     async with api.writing() as conn:
-        lifted = await conn.fetchval(SQL["lift"], address, api.daemon.normal_address(address))
+        spelt = (address, api.daemon.normal_address(address) or address)
+        lifted = await conn.fetchval(SQL["lift"], *spelt)
         left = await conn.fetchrow(SQL["one"], address)
+        covering = await conn.fetchval(SQL["covering"], *spelt)
     if lifted:
-        return Answer({"success": True, "message": "the exclusion is lifted"})
+        return Answer({"success": True, "message": f"the exclusion is lifted{_but(covering)}"})
+    if covering is not None:
+        raise Problem(409, f"that address is covered by the exclusion of {covering}: lift that one")
     if left is not None:
         raise Problem(409, "who was erased stays excluded")
     raise Problem(404, "that address is not excluded")
+
+
+def _but(covering: str | None) -> str:
+    return f", but that of {covering} covers the address, too" if covering else ""
 
 
 _ALL = "/api/exclusions"

@@ -21,6 +21,7 @@ _BY_SQLSTATE = {
     "PO002": 409,  # a missing field
     "PO003": 409,  # decided already
     "PO004": 409,  # work that is going on, or two that can't become one
+    "PO006": 422,  # an unknown time zone
     "P0002": 404,  # no such row
     "23503": 409,
     "23505": 409,

@@ -8,7 +8,7 @@ import orjson
 from pydantic import AwareDatetime, BaseModel, Field, WithJsonSchema
 
 from daemon.api.campaigns import SQL as CAMPAIGNS
-from daemon.api.campaigns import CampaignId
+from daemon.api.campaigns import CampaignId, campaign_at
 from daemon.api.leads import shown
 from daemon.api.paging import NewestCursor, Page, page_of
 from daemon.api.problems import Flaw, Problem, unfit
@@ -110,9 +110,10 @@ class OneRun(Success):
 
 async def list_runs(api: Api, given: Given[CampaignId, RunsQuery, Nothing]) -> Answer:
     """A campaign's runs, newest first; they outlive it."""
-    campaign, query = given.path.id, given.query
+    query = given.query
     started_at, seen = query.cursor or (None, None)
     async with api.reading() as conn:
+        campaign = await campaign_at(api, conn, given.path)
         rows = await conn.fetch(SQL["runs"], campaign, started_at, seen, query.limit + 1)
         if not rows and not await conn.fetchval(CAMPAIGNS["ever_known"], campaign):
             raise Problem(404, f"there is no campaign {campaign}")

@@ -45,7 +45,29 @@ WITH before AS (
 )
 UPDATE engine_calls c SET status = b.status, cost = b.new_cost, http_status = b.http, duration_ms = b.ms, error = b.err, result = b.res
 FROM before b WHERE c.id = b.id
-RETURNING c.idempotency_key AS key, c.budgets, c.task_id, b.was, b.status, c.reserved_cost, b.charged, c.cost
+RETURNING c.id, c.idempotency_key AS key, c.budgets, c.task_id, c.run_id, b.was, b.status, c.reserved_cost, b.charged, c.cost
 
 -- name: revive_answered
 SELECT orchestrator.revive(t.id) FROM tasks t WHERE t.id = ANY ($1) AND t.status = 'dead'
+
+-- name: book_late
+SELECT orchestrator.book_late(d.id, d.more) FROM unnest($1::bigint[], $2::numeric[]) AS d(id, more)
+
+-- name: doubt_abandoned
+-- Reserved by an attempt whose task has ended without it, so that nobody asks any more: a daemon died, then the task was
+-- cancelled. It may have been made, and a person is told; what was reserved is charged.
+WITH abandoned AS (
+    UPDATE engine_calls SET status = 'unknown', cost = reserved_cost, error = 'its daemon ended in the middle of the call, and then its task'
+    WHERE id IN (SELECT c.id FROM engine_calls c
+                 WHERE c.status = 'reserved' AND c.task_id IS NOT NULL
+                   AND (SELECT t.id FROM tasks t WHERE t.id = c.task_id AND t.status <> 'dead') IS NULL
+                 LIMIT 1000 FOR NO KEY UPDATE SKIP LOCKED)
+    RETURNING id, engine, operation, task_id, lead_id, run_id, budgets, reserved_cost
+), told AS (
+    INSERT INTO alerts (type, message, severity, subject, metadata)
+    SELECT 'UNKNOWN_OUTCOME', format('%s %s: its daemon ended in the middle of the call, and then its task', engine, operation),
+           'HIGH', 'call:' || id, jsonb_build_object('task_id', task_id, 'lead_id', lead_id, 'run_id', run_id)
+    FROM abandoned
+    ON CONFLICT (type, subject) WHERE resolved_at IS NULL DO NOTHING
+)
+SELECT id, task_id, lead_id, run_id, budgets, reserved_cost FROM abandoned

@@ -35,10 +35,10 @@ SELECT l AS lead, orchestrator.clock() AS now, clock_timestamp() AS real_now,
           ORDER BY a.created_at LIMIT 100) AS approvals,
     ARRAY(SELECT c FROM engine_calls c WHERE c.lead_id = l.id AND c.status IN ('reserved', 'unknown')
           ORDER BY c.id DESC LIMIT 100) AS calls,
-    ARRAY(SELECT x FROM email_exclusions x
-          WHERE plain_address(x.address) IN (     -- as they are written, and as they were spelt when a message went out
-              SELECT unnest(ARRAY[plain_address(u.address), erased_hash(u.address)])
-              FROM (SELECT unnest(ARRAY[l.email, l.phone]) UNION SELECT m.to_address FROM messages m WHERE m.lead_id = l.id) AS u(address))
+    ARRAY(SELECT x     -- as they are written, and as they were spelt when a message went out
+          FROM (SELECT unnest(ARRAY[l.email, l.phone]) UNION SELECT m.to_address FROM messages m WHERE m.lead_id = l.id) AS u(address),
+               orchestrator.exclusions_of(u.address, u.address) AS x
+          GROUP BY x
     ) AS exclusions,
     (SELECT coalesce(jsonb_agg(jsonb_build_object('id', w.id, 'host', w.host, 'pid', w.pid, 'expects_lock', w.expects_lock,
                                                   'locked', k.pid IS NOT NULL) ORDER BY w.number), '[]')

@@ -14,11 +14,9 @@ FROM unnest($1::uuid[], $2::text[]) AS d(id, address) JOIN free USING (id)
 WHERE m.id = d.id AND m.status IN ('scheduled', 'sending') AND EXISTS (SELECT FROM sending WHERE stopped_at IS NULL)
   AND NOT EXISTS (SELECT FROM leads l WHERE l.id = m.lead_id AND (l.do_not_contact OR l.stage_seq <> m.stage_seq))
   AND NOT EXISTS (
-      SELECT FROM email_exclusions x
-      WHERE plain_address(x.address) = ANY (ARRAY(  -- as it goes out, and as it is written
-          SELECT unnest(ARRAY[plain_address(a.address), erased_hash(a.address)])
-          FROM (VALUES (d.address), (coalesce(m.to_address, (
-              SELECT CASE m.channel WHEN 'email' THEN l.email ELSE l.phone END FROM leads l WHERE l.id = m.lead_id)))) AS a(address))))
+      SELECT FROM (SELECT coalesce(m.to_address, (
+          SELECT CASE m.channel WHEN 'email' THEN l.email ELSE l.phone END FROM leads l WHERE l.id = m.lead_id)) AS written OFFSET 0) AS w,
+          orchestrator.exclusions_of(d.address, w.written))
 RETURNING m.id
 
 -- name: refusals
@@ -28,8 +26,7 @@ SELECT m.id, coalesce(why.reason, stopped.reason) AS reason,
 FROM unnest($1::uuid[], $2::text[]) AS d(id, address) JOIN messages m ON m.id = d.id
 LEFT JOIN leads l ON l.id = m.lead_id
 CROSS JOIN LATERAL (SELECT coalesce(m.to_address, CASE m.channel WHEN 'email' THEN l.email ELSE l.phone END)) AS w(written)
-LEFT JOIN email_exclusions x
-       ON plain_address(x.address) IN (plain_address(d.address), plain_address(w.written), erased_hash(d.address), erased_hash(w.written))
+LEFT JOIN LATERAL (SELECT reason FROM orchestrator.exclusions_of(d.address, w.written) LIMIT 1) AS x ON true
 CROSS JOIN LATERAL (SELECT CASE
     WHEN m.status NOT IN ('scheduled', 'sending') THEN 'the message is ' || m.status
     WHEN l.do_not_contact THEN 'do not contact'

@@ -42,6 +42,16 @@ LIMIT 5000
 -- name: deadlines
 SELECT orchestrator.fire_deadlines(1000)
 
+-- name: doubted_messages
+-- $1 tasks of calls of unknown outcome: what they were about may have been sent after all.
+UPDATE messages m SET status = 'unknown', reason = 'its daemon ended in the middle of the call'
+FROM task_log l
+WHERE l.id = ANY ($1) AND l.kind = 'message' AND m.id = (l.payload ->> 'message_id')::uuid AND m.status IN ('sending', 'cancelled')
+
+-- name: doubted_leads
+SELECT flag_lead(held.id, 'a call for this lead is of unknown outcome: its daemon ended in the middle of it')
+FROM (SELECT id FROM leads WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED) AS held
+
 -- name: archive
 WITH gone AS (
     UPDATE leads SET archived_at = orchestrator.clock()
@@ -64,7 +74,7 @@ SELECT pipeline, stage, n FROM stage_sizes ORDER BY pipeline, position
 
 -- name: resolve
 -- What a dead task gave cause for is over when the task has ended, nothing else of its subject is dead, or its lead is gone.
--- A run's unknown step kills no task: its alert is a person's.
+-- A run's unknown step kills no task, and a call outlives its own: their alerts are a person's.
 UPDATE alerts SET resolved_at = orchestrator.clock()
 WHERE id IN (
     SELECT a.id
@@ -73,7 +83,7 @@ WHERE id IN (
                                CASE WHEN a.subject ~ '^lead:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN substr(a.subject, 6)::uuid END AS lead_id,
                                CASE WHEN a.subject ~ '^reply:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN substr(a.subject, 7)::uuid END AS reply_id) AS about
     WHERE a.resolved_at IS NULL AND a.type IN ('AGENT_FAILURE', 'UNKNOWN_OUTCOME')
-      AND NOT (a.type = 'UNKNOWN_OUTCOME' AND a.subject LIKE 'run:%')
+      AND NOT (a.type = 'UNKNOWN_OUTCOME' AND (a.subject LIKE 'run:%' OR a.subject LIKE 'call:%'))
       -- (SELECT …) IS NULL asks an index about each alert; NOT EXISTS may be planned as a list of all that exist.
       AND ((about.lead_id IS NOT NULL AND (SELECT l.id FROM leads l WHERE l.id = about.lead_id) IS NULL)
         OR ((SELECT t.id FROM tasks t WHERE t.id = about.task_id) IS NULL

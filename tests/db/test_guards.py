@@ -133,6 +133,82 @@ async def test_what_belongs_to_the_triggers_cannot_be_written_on_insert(conn: Co
     assert await queued(conn) == ["vendor_acquisition.NEW_LEAD"]
 
 
+# -- time zones
+
+ZONES: Final = {
+    "leads": ("INSERT INTO leads (timezone) VALUES ($1)", "UPDATE leads SET timezone = $1"),
+    "campaigns": (
+        "INSERT INTO campaigns (name, schedule_timezone) VALUES (gen_random_uuid(), $1)",
+        "UPDATE campaigns SET schedule_timezone = $1",
+    ),
+    "schedules": (
+        "INSERT INTO schedules (name, cron, timezone) VALUES (gen_random_uuid(), '@daily', $1)",
+        "UPDATE schedules SET timezone = $1",
+    ),
+}
+
+
+@pytest.mark.parametrize("table", ZONES)
+async def test_an_unknown_time_zone_is_refused_with_those_that_are_like_it(conn: Connection, table: str) -> None:
+    """Mutants: drop any of the six triggers whose name ends in _zone."""
+    for sql in ZONES[table]:
+        for zone in ("Europe/London", "UTC", "America/Port_of_Spain", "Etc/GMT+5"):
+            await conn.execute(sql, zone)
+        assert "Europe/Lisbon, Europe/Ljubljana, Europe/London" in await refused(conn, "PO006", sql, "Europe/Lodon")
+        for zone in ("europe/london", "BST", "Foo5", "+02:00", "Mars/Base", " UTC"):
+            await refused(conn, "PO006", sql, zone)
+    assert await conn.fetchval("SHOW timezone") == "UTC"
+
+
+async def test_a_time_zone_that_was_stored_before_holds_up_no_other_change(conn: Connection) -> None:
+    """Mutant: `fill_in` without known_zone."""
+    lead, target = await insert(conn, timezone=""), await insert(conn)
+    await conn.execute("SET LOCAL session_replication_role = replica")
+    await conn.execute("UPDATE leads SET timezone = 'Europe/Lodon' WHERE id = $1", lead["id"])
+    await conn.execute("SET LOCAL session_replication_role = DEFAULT")
+    await update(conn, lead["id"], city="Leeds", timezone="Europe/Lodon")
+    await conn.execute("DELETE FROM tasks")
+    await conn.execute("SELECT merge_leads($1, $2, 'me')", lead["id"], target["id"])
+    assert await conn.fetchval("SELECT timezone FROM leads WHERE id = $1", target["id"]) is None
+
+
+# -- what is no value of a column
+
+UNFIT: Final = {
+    "tier is high, medium or low": "INSERT INTO leads (tier) VALUES ('hot')",
+    "data is a JSON object": "INSERT INTO leads (data) VALUES ('[]')",
+    "channel is email or sms": "INSERT INTO replies (channel) VALUES ('fax')",
+    "category is a known one": "INSERT INTO replies (channel, category) VALUES ('sms', 'angry')",
+    "reason is bounce, opt_out,": "INSERT INTO email_exclusions (address, reason) VALUES ('a@x.example', 'rude')",
+    "address is an email address or a phone number": "INSERT INTO email_exclusions (address) VALUES ('nobody')",
+    "channel is email, sms or offer": "INSERT INTO messages (channel) VALUES ('fax')",
+    "status is one of a message": "INSERT INTO messages (status) VALUES ('ready')",
+    "priority is 10, 50 or 90": "INSERT INTO tasks (kind, priority) VALUES ('k', 1)",
+    "mode is plan or auto": "UPDATE checkpoint_settings SET mode = 'off'",
+    "grace_s is 0 or more": "INSERT INTO schedules (name, cron, grace_s) VALUES ('mine', '@daily', -1)",
+    "status is active, paused,": "INSERT INTO campaigns (name, status) VALUES ('Mine', 'on')",
+}
+UNNAMED: Final = """
+SELECT conrelid::regclass::text || ': ' || conname FROM pg_constraint
+WHERE contype = 'c' AND conname NOT LIKE '% %' AND conname NOT LIKE '%\\_is\\_%' AND conname NOT LIKE '%\\_needs\\_%'
+  AND conrelid = ANY ($1::text[]::regclass[])"""
+WRITTEN: Final = (
+    "leads", "replies", "email_exclusions", "search_criteria", "messages", "approval_queue", "campaigns", "schedules",
+    "checkpoint_settings", "tasks",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "sql"), UNFIT.items(), ids=UNFIT)
+async def test_what_a_column_does_not_take_is_refused_in_words(conn: Connection, rule: str, sql: str) -> None:
+    with pytest.raises(asyncpg.CheckViolationError, match=rule):
+        await conn.execute(sql)
+
+
+async def test_every_check_that_a_user_may_meet_is_named_as_its_rule(conn: Connection) -> None:
+    """Mutant: any CHECK of these tables without its CONSTRAINT name."""
+    assert await conn.fetch(UNNAMED, WRITTEN) == []
+
+
 # -- moves
 
 

@@ -157,7 +157,7 @@ async def test_it_is_migrated_by_command(home: Path, old: str) -> None:
     assert (refused.code, refused.err) == (1, "a daemon is connected to this database: stop it first\n")
     await daemon.close()
     moved = await orchestrator(home, "db", "migrate", DATABASE_URL=old)
-    assert (moved.code, moved.out) == (0, "applied: 2, 3\n"), moved.err
+    assert (moved.code, moved.out) == (0, "applied: 2, 3, 4\n"), moved.err
     again = await orchestrator(home, "db", "migrate", DATABASE_URL=old)
     assert (again.code, again.out) == (0, f"nothing to do, version {schema.VERSION}\n"), again.err
 
@@ -171,7 +171,7 @@ async def test_it_is_migrated_in_the_embedded_server(home: Path) -> None:
     refused = await orchestrator(home, "run", "--sandbox")
     assert refused.code == 1
     assert 'run "orchestrator db migrate"' in refused.err.splitlines()[-1]
-    assert (await orchestrator(home, "db", "migrate")).out == "applied: 2, 3\n"
+    assert (await orchestrator(home, "db", "migrate")).out == "applied: 2, 3, 4\n"
     assert (await orchestrator(home, "run", "--once", "--dry-run")).code == 0
     assert "leads      6" in (await orchestrator(home, "db", "status")).out
 

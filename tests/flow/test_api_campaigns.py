@@ -147,6 +147,24 @@ async def test_the_weekly_document_is_taken_as_it_is_and_runs_through(dsn: str) 
         assert (whole["schedule_timezone"], whole["description"]) == ("America/New_York", document["description"])
 
 
+async def test_a_campaign_answers_to_its_name_as_to_its_id(dsn: str) -> None:
+    """Mutant: CampaignId whose id is a UUID only."""
+    async with campaigns(dsn) as c:
+        made = await c.create(small("Café / 50 %"))
+        other = await c.create(small(made["id"]))  # an id counts as one, whoever is called so
+        one = "/api/campaigns/Caf%C3%A9%20%2F%2050%20%25"
+        for path, found in ((one, made), (f"/api/campaigns/{made['id']}", made)):
+            assert (await c.api.get(path))["campaign"]["id"] == found["id"]
+        run = await c.api.post(f"{one}/run", {})
+        assert run.status == 202
+        await c.ended(run.json["runId"])
+        assert [r["id"] for r in (await c.api.get(f"{one}/runs"))["runs"]] == [run.json["runId"]]
+        for method, path in (("PUT", f"{one}/pause"), ("PUT", f"{one}/resume"), ("DELETE", one)):
+            assert (await c.api.ask(method, path)).status == 200
+        assert "Café" in (await c.api.ask("GET", one)).problem(404)["detail"]
+        assert (await c.api.get(f"/api/campaigns/{other['id']}"))["campaign"]["name"] == made["id"]
+
+
 async def test_the_next_run_is_monday_nine_in_new_york_over_a_clock_change(dsn: str) -> None:
     async with campaigns(dsn) as c:
         await c.to("2027-03-08T14:30:00+00:00")  # a Monday; the clocks go forward on the 14th

@@ -203,6 +203,21 @@ async def test_an_exclusion_may_be_lifted(api: Client, way: str) -> None:
         assert reply.places == [["address"]]
 
 
+async def test_an_exclusion_says_whom_it_covers(api: Client) -> None:
+    """Mutant: `lift` answers 404 to whoever is covered by another one's words."""
+    await api.conn.execute("INSERT INTO email_exclusions (address) VALUES ('07700 900777'), ('+447700900778')")
+    rows = {row["address"]: row["covers"] for row in (await api.get("/api/exclusions"))["exclusions"]}
+    assert rows["07700 900777"] == "every number that ends in 0900777"
+    assert rows["+447700900778"] == "this address"
+    reply = await api.ask("DELETE", "/api/exclusions", json={"address": "+447700900777"})
+    assert "the exclusion of 07700 900777: lift that one" in reply.problem(409)["detail"]
+    assert (await api.post("/api/exclusions", {"address": "+447700900777"})).status == 201
+    reply = await api.ask("DELETE", "/api/exclusions", json={"address": "+447700900777"})
+    assert "but that of 07700 900777" in reply.json["message"]
+    for spelt, status in (("+44 7700 900778", 200), ("07700 900777", 200), ("+447700900777", 404)):
+        assert (await api.ask("DELETE", "/api/exclusions", json={"address": spelt})).status == status
+
+
 async def test_who_was_erased_stays_excluded(api: Client) -> None:
     """Guarantee 10. Mutant: `lift` without its look at the reason."""
     await api.conn.execute(

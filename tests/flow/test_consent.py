@@ -7,6 +7,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from daemon.app import explain
 from daemon.db import Connection
 from daemon.log import configure
 from tests.support.daemon import Timeline, scenario
@@ -40,6 +41,13 @@ async def talking(t: Timeline, **columns: Any) -> UUID:
     lead = await t.lead(stage="AI_CONVERSATION", **columns)
     await t.quiet()
     return lead
+
+
+async def gate(t: Timeline, lead: UUID, name: str) -> str:
+    """What `explain` says of one of its gates."""
+    told = await explain(t.conn, lead)
+    assert told is not None
+    return next(str(gate["reason"]) for gate in told["gates"] if gate["name"] == name)
 
 
 # Between the due time and the call
@@ -234,14 +242,63 @@ async def test_of_several_spellings_the_latest_contacted_is_meant(dsn: str, days
 
 
 async def test_an_exclusion_counts_as_it_is_written_too(dsn: str) -> None:
-    """Mutant: have `admit` ask for plain_address(d.address) alone, and the number is written to as +447700930124."""
+    """Mutant: `exclusions_of` without plain_address(written), and the number is written to as +447700930124."""
     async with scenario(dsn) as t:
-        await t.sql("INSERT INTO email_exclusions (address) VALUES ('07700-930124')")
-        lead = await t.lead(phone="07700 930124", country="GB")
+        await t.sql("INSERT INTO email_exclusions (address) VALUES ('+4407700930124')")  # a digit too many, in both
+        lead = await t.lead(phone="+44 07700 930124", country="GB")
         await t.quiet()
         hello = await t.message(lead, "INITIAL_CONTACT")
         assert (hello["status"], hello["reason"]) == ("suppressed", "excluded: manual")
         assert t.engines.requests("sms") == []
+
+
+VAGUE = {
+    "an exclusion in national form": ("07700 900123", "+447700900123", None),
+    "with the other prefix": ("0044 7700 900123", "+447700900123", None),
+    "with a digit too many": ("+44 (0)7700 900123", "+447700900123", None),
+    "a lead in national form": ("+447700900123", "07700 900123", None),
+    "both, spelt otherwise": ("7700900123", "(07700) 900-123", None),
+    "a lead whose country is known": ("+447700900123", "07700 900123", "GB"),
+}
+
+
+@pytest.mark.parametrize(("excluded", "phone", "country"), VAGUE.values(), ids=VAGUE)
+async def test_a_number_without_its_country_is_excluded_by_its_last_digits(
+    dsn: str, excluded: str, phone: str, country: str | None
+) -> None:
+    """Guarantee 10. Mutants: `exclusions_of` without what follows UNION ALL; `lacks_country` without LIKE '%(0)%'."""
+    async with scenario(dsn) as t:
+        await t.sql("INSERT INTO email_exclusions (address) VALUES ($1)", excluded)
+        lead = await t.lead(phone=phone, country=country)
+        await t.quiet()
+        hello = await t.message(lead, "INITIAL_CONTACT")
+        assert (hello["status"], hello["reason"]) == ("suppressed", "excluded: manual")
+        assert t.engines.requests("sms") == []
+        assert excluded in await gate(t, lead, "exclusion")
+
+
+@pytest.mark.parametrize("phone", ["+447700900124", "+15550900123", "07700 900123"])
+async def test_a_number_with_its_country_excludes_no_other_one(dsn: str, phone: str) -> None:
+    """Mutant: `exclusions_of` without lacks_country."""
+    async with scenario(dsn) as t:
+        await t.sql("INSERT INTO email_exclusions (address) VALUES ('+449990900123'), ('a0900123@x.example')")
+        lead = await t.lead(phone=phone, country="GB")
+        await t.quiet()
+        assert (await t.message(lead, "INITIAL_CONTACT"))["status"] == "sent"
+
+
+@pytest.mark.parametrize("to_address", [None, "+44 7700 930124"])
+async def test_what_is_scheduled_to_a_number_is_cancelled_by_the_exclusion_of_its_last_digits(
+    dsn: str, to_address: str | None
+) -> None:
+    """Mutant: `cancel_excluded` without lacks_country, in either place."""
+    async with scenario(dsn) as t:
+        lead, other = await talking(t, phone="+447700930124"), await talking(t, phone="+447700930125")
+        given = {"to_address": to_address} if to_address else {}
+        its, others = await later(t, lead, **given), await later(t, other)
+        await t.sql("INSERT INTO email_exclusions (address) VALUES ('07700 930124')")
+        statuses = [await t.value("SELECT status FROM messages WHERE id = $1", m) for m in (its, others)]
+        assert statuses == ["cancelled", "scheduled"]
 
 
 # What is no address

@@ -7,6 +7,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from daemon import queue
 from daemon.ledger import Ended
 from daemon.log import configure
 from tests.support.daemon import Timeline, scenario
@@ -168,6 +169,47 @@ async def test_a_call_that_outlived_its_daemon_is_unknown_wherever_its_lead_went
         await t.eventually("SELECT count(*) = 0 FROM tasks WHERE status = 'running'")
         await doubted(t, lead)
         await t.expect(lead, "DEAD_LEAD")
+
+
+@ENDS
+async def test_a_call_whose_task_was_cancelled_after_its_daemon_ended_is_unknown(
+    dsn: str, ends: Callable[[Timeline], Awaitable[None]]
+) -> None:
+    """Mutant: a sweep without its step `calls`, and the money stays reserved for ever."""
+    async with scenario(dsn, **BUDGET) as t:
+        slow = Hangs()
+        t.engines.on("sms", slow)
+        lead = await t.lead()
+        await slow.started.wait()
+        kinds = t.running[0].daemon.worker.kinds
+        await ends(t)
+        slow.release()
+        await t.sql("UPDATE tasks SET lease_expires_at = now() WHERE status = 'running'")
+        await t.sql("SELECT free_expired()")
+        task = await t.value("SELECT id FROM tasks WHERE kind = 'message'")
+        assert await queue.cancel(t.conn, kinds, task)
+        await t.start()
+        for _ in range(2):
+            await t.sweep()
+        assert await t.value("SELECT status FROM engine_calls") == "unknown"
+        assert await counter(t) == (0, 1)
+        assert (await t.message(lead, "INITIAL_CONTACT"))["status"] == "unknown"
+        assert await t.get(lead, "needs_review")
+        [alert] = await t.sql("SELECT type, severity, resolved_at FROM alerts WHERE subject LIKE 'call:%'")
+        assert tuple(alert) == ("UNKNOWN_OUTCOME", "HIGH", None)
+
+
+async def test_a_call_that_is_being_made_is_left_alone_by_the_sweep(dsn: str) -> None:
+    """Mutant: `doubt_abandoned` without its look at tasks."""
+    async with scenario(dsn, **BUDGET) as t:
+        slow = Hangs()
+        t.engines.on("sms", slow)
+        lead = await t.lead()
+        await slow.started.wait()
+        await t.running[0].daemon.sweep.run()
+        assert await t.value("SELECT status FROM engine_calls") == "reserved"
+        slow.release()
+        await t.expect(lead, "AI_CONVERSATION")
 
 
 @pytest.mark.parametrize("then", [

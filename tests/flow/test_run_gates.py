@@ -103,6 +103,44 @@ async def test_what_nobody_decides_in_time_expires_and_ends_the_run(dsn: str) ->
         assert await r.t.value("SELECT status FROM approval_queue WHERE run_id = $1", run) == "expired"
 
 
+async def test_a_request_that_somebody_supersedes_ends_the_run(dsn: str) -> None:
+    """Mutant: `decide_approval` without the look at the run, and it waits for ever."""
+    async with running(dsn) as r:
+        run = await at_the_gate(r)
+        await decide(r, run, "superseded")
+        row = await r.ended(run, "aborted")
+        assert row["errors"] == [{"step": "gate", "error": "its request was superseded by ann"}]
+        assert await r.steps(run) == {"prospecting": "completed", "gate": "failed", "outreach": "skipped"}
+        assert len(await r.notices("run_failed")) == 1
+
+
+async def test_a_request_that_a_run_waits_for_is_not_deleted(dsn: str) -> None:
+    """Mutant: drop the trigger approvals_a_awaited."""
+    async with running(dsn) as r:
+        run = await at_the_gate(r)
+        with pytest.raises(asyncpg.PostgresError, match="waits for request") as refused:
+            await r.t.sql("DELETE FROM approval_queue WHERE run_id = $1", run)
+        assert refused.value.sqlstate == "PO003"
+        assert str(run) in (refused.value.hint or "")
+        await decide(r, run, "approved")
+        await r.ended(run, "completed")
+        await r.t.sql("DELETE FROM approval_queue WHERE run_id = $1", run)
+
+
+async def test_extraction_is_not_approved_without_its_code_by_sql_either(dsn: str) -> None:
+    """Mutant: `decide_approval` without its look at payload."""
+    async with running(dsn) as r:
+        run = await r.start(step("gate", "checkpoint", checkpoint="extraction"), step("prospecting"))
+        await r.waits(run, "waiting")
+        for code in ("{}", '{"code": " "}'):
+            with pytest.raises(asyncpg.PostgresError, match="takes the code") as refused:
+                await r.t.sql(f"UPDATE approval_queue SET status = 'approved', payload = payload || '{code}'")
+            assert (refused.value.sqlstate, refused.value.column_name) == ("PO002", "payload")
+        assert (await r.row(run))["status"] == "waiting"
+        await r.t.sql("""UPDATE approval_queue SET status = 'approved', payload = payload || '{"code": "123"}'""")
+        assert (await r.ended(run, "completed"))["results"]["gate"]["code"] == "123"
+
+
 async def test_an_expiry_after_the_decision_does_nothing(dsn: str) -> None:
     async with running(dsn) as r:
         run = await at_the_gate(r, expiresAfter=DAY_MS)

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from daemon.db import Connection
 from tests.support.engines import Accepts, Drops, Hangs, Refuses, Streams, nowhere
-from tests.support.runs import Running, running, step
+from tests.support.runs import Running, document, running, step
 
 THRICE = {"attempts": 3, "delay": 5000}
 BAD = Refuses(400)
@@ -151,6 +152,36 @@ async def test_a_lost_answer_leaves_the_step_unknown_and_a_person_is_told(dsn: s
         assert (row["steps_failed"], len(r.engines.asked)) == (1, 1)
         assert await r.alerts(run) == ["UNKNOWN_OUTCOME"]
         assert await r.balanced(run) == Decimal("0.4")
+
+
+@pytest.mark.parametrize("told", [{"cost": 0.9}, {"cost": 0.1}, None], ids=["dearer", "cheaper", "failed"])
+async def test_a_late_answer_corrects_what_the_run_and_its_campaign_have_booked(dsn: str, told: Any) -> None:
+    """Mutant: `_settle` without _book."""
+    async with running(dsn, ENGINES__OUTREACH__COST_PER_CALL="0.4") as r:
+        r.engines.on("outreach", Drops(after_effect=True))
+        run = await r.start(step("outreach"))
+        await r.ended(run, "failed")
+        report = {"status": "completed", "result": told} if told else {"status": "failed", "result": "no"}
+        assert await r.t.running[0].daemon.engines.settle_accepted("outreach", f"run:{run}:0", report)
+        cost = Decimal(str(told["cost"])) if told else Decimal(0)
+        assert await r.balanced(run) == cost
+        assert await r.t.value("SELECT total_cost FROM campaigns") == cost
+
+
+async def test_what_a_task_has_still_to_book_is_not_booked_before(conn: Connection) -> None:
+    """Mutant: `book_late` without its look at tasks."""
+    campaign = await conn.fetchval("INSERT INTO campaigns (name) VALUES ('Weekly') RETURNING id")
+    start = "INSERT INTO campaign_runs (campaign_id, definition) VALUES ($1, $2) RETURNING id"
+    run = await conn.fetchval(start, campaign, document([step("outreach")]))
+    call = await conn.fetchval(
+        "INSERT INTO engine_calls (engine, operation, task_id, run_id, idempotency_key, status)"
+        " SELECT 'outreach', '/', id, $1, 'run:' || $1::uuid || ':0', 'unknown' FROM tasks RETURNING id",
+        run,
+    )
+    for alone, booked in ((False, 0), (True, 2)):
+        await conn.execute("DELETE FROM tasks WHERE $1", alone)
+        await conn.execute("SELECT book_late($1, 2)", call)
+        assert await conn.fetchval("SELECT total_cost FROM campaign_runs") == booked
 
 
 # -- what follows from an end
