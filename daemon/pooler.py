@@ -1,8 +1,8 @@
 """Connections through a pooler (PgBouncer), where nothing but a transaction stays with one process of the server.
 
-The settings of a session are refused or lost there, and so are prepared statements. So every statement runs in a
-transaction, its own if there is none yet, and every transaction begins with what the session would have been set to.
-That costs a statement of its own three more journeys; LISTEN and session locks are not to be had at all.
+The settings of a session are refused or lost there. So every statement runs in a transaction, its own if there is none
+yet, and every transaction begins with what the session would have been set to. That costs a statement of its own two
+more journeys, and one because nothing stays prepared. LISTEN and session locks are not to be had at all.
 """
 
 from collections.abc import Awaitable, Callable, Mapping

@@ -5,11 +5,12 @@ Mutants that these tests kill (each one line, tried by hand):
   reads: `settings_of` leaves `default_` before the names
   ignored: `_open` in db.py returns the connection whether its settings have arrived or not
   prepared: `pooler.connect` without `statement_cache_size=0`
-  alone: `Pooled._in_transaction` asks at once, without BEGIN
+  alone: `Pooled._in_transaction` asks at once, without BEGIN: statements of their own lack their settings
   silence: `Pooled._in_transaction` rolls back after every error, also after a time-out
   pids: `backends` in db.py without `is_direct`
   lease: `free_expired` in schema.sql returns 0 at once
   ears: `Listener._session` doesn't ask whether its connection is direct
+  strangers: `_refuses` in app.py answers False to what PgBouncer says
 """
 
 import asyncio
@@ -24,7 +25,7 @@ import pytest
 
 from daemon.api.server import READS, WRITES
 from daemon.app import SETTLES_SINCE
-from daemon.db import DAEMON_SESSION, Connection, Pool, backends, connect, is_direct
+from daemon.db import DAEMON_SESSION, Connection, Pool, Statements, backends, connect, is_direct
 from tests.support.api import Client, serving
 from tests.support.commands import orchestrator
 from tests.support.load import all_ended, insert_leads, sent_once, sms_engine
@@ -38,6 +39,7 @@ SELECT name, setting FROM pg_settings
 WHERE name = ANY ($1) AND name NOT IN ('application_name', 'default_transaction_read_only')
 UNION SELECT 'orchestrator.quiet', coalesce(current_setting('orchestrator.quiet', true), '')"""
 IGNORED = ", ".join({"search_path", "orchestrator.direct", *DAEMON_SESSION, *SETTLES_SINCE, *READS, *WRITES})
+OCCUPIED = Statements("daemon.commands", "database.sql")["occupied"]
 PATIENCE_S = 20.0
 ONE_PROCESS = {"default_pool_size": "1"}  # whoever comes next gets what the one before has left behind
 
@@ -96,7 +98,7 @@ async def test_what_reads_can_not_write(dsn: str) -> None:
 
 
 async def test_clients_that_share_processes_get_their_own_answers(dsn: str) -> None:
-    """Between its parts a statement of its own would meet those of others."""
+    """What one process has prepared is unknown to the next."""
 
     async def ask(pool: Pool, number: int) -> None:
         async with pool.acquire() as conn:
@@ -226,6 +228,32 @@ async def test_a_pooler_that_is_killed_and_comes_back_costs_nothing(
             assert daemon.alive
 
 
+async def test_a_pooler_does_not_keep_a_daemon_alive_that_has_gone(dsn: str, conn: Connection) -> None:
+    """Else nobody could migrate or restore until PgBouncer closes what it holds.
+
+    Mutant: `occupied` in database.sql asks for no more than names.
+    """
+    with pgbouncer(dsn) as between:
+        async with fleet(between.dsn, listener__poll_only="true") as daemons:
+            daemon = await daemons.start()
+            assert await daemons_seen(conn) > 0
+            daemon.signal(signal.SIGTERM)
+            assert await daemon.ended(10.0) == 0
+        assert await pooled_processes(conn) > 0
+        await until(lambda: _nobody(conn), 10.0, "nobody to be there")
+        assert await pooled_processes(conn) > 0
+
+
+async def daemons_seen(conn: Connection) -> int:
+    """How many sessions of daemons stand in the way of a migration."""
+    found: int = (await conn.fetch(OCCUPIED))[0]["daemons"]
+    return found
+
+
+async def _nobody(conn: Connection) -> bool:
+    return await daemons_seen(conn) == 0
+
+
 # -- the API
 
 
@@ -275,6 +303,14 @@ async def test_check_finds_nothing_wrong_with_the_recommended_way(dsn: str, home
         said = await orchestrator(home, "check", DATABASE_URL=between.dsn, ORCHESTRATOR_LISTEN_URL=dsn)
     assert said.code == 0, said
     assert "ok       listener: on a direct connection" in said.out
+
+
+async def test_the_shell_takes_the_direct_way(dsn: str, home: Path) -> None:
+    """Its session is set at its start, which the pooler refuses. Mutant: `shell` takes `database.dsn`."""
+    with pgbouncer(dsn) as between:
+        urls = {"DATABASE_URL": between.dsn, "ORCHESTRATOR_LISTEN_URL": dsn}
+        said = await orchestrator(home, "db", "shell", "--", "-Atc", "SHOW search_path", **urls)
+    assert (said.code, said.out) == (0, "orchestrator,public\n"), said
 
 
 async def test_whom_the_pooler_does_not_know_is_told_so(dsn: str, home: Path) -> None:
