@@ -2,8 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from importlib import resources
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -150,9 +150,18 @@ async def _open(dsn: str, session: Mapping[str, str]) -> Connection:
 
 async def _arrived(conn: Connection) -> bool:
     """Whether the session was set as we asked; a pooler may have been told to ignore that. Nothing is prepared."""
-    asked = conn.execute("SELECT WHERE current_setting('orchestrator.direct', true) = 'on'", timeout=CONNECT_TIMEOUT_S)
+    asked = "SELECT WHERE current_setting('orchestrator.direct', true) = 'on'"
+    with _ended_by_failure(conn):
+        return await conn.execute(asked, timeout=CONNECT_TIMEOUT_S) == "SELECT 1"
+
+
+@contextmanager
+def _ended_by_failure(conn: Connection) -> Iterator[None]:
     try:
-        return await asked == "SELECT 1"
+        yield
+    except CLIENT_CONFUSED as error:
+        conn.terminate()
+        raise ConnectionResetError(str(error)) from error
     except BaseException:
         conn.terminate()
         raise
@@ -160,16 +169,10 @@ async def _arrived(conn: Connection) -> bool:
 
 async def _connect_writable(dsn: str, session: Mapping[str, str]) -> Connection:
     conn = await _open(dsn, session)
-    try:
+    with _ended_by_failure(conn):
         if await conn.fetchval("SELECT pg_is_in_recovery()", timeout=CONNECT_TIMEOUT_S):
             raise DatabaseUnavailable("is a standby")
         await set_codecs(conn)
-    except CLIENT_CONFUSED as error:
-        conn.terminate()
-        raise ConnectionResetError(str(error)) from error
-    except BaseException:
-        conn.terminate()
-        raise
     return conn
 
 

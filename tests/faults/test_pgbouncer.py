@@ -158,10 +158,15 @@ async def pooled_processes(conn: Connection) -> int:
     return found
 
 
-@pytest.mark.parametrize("listening", [True, False], ids=["direct listener", "poll-only"])
-async def test_every_lead_goes_its_way_once(dsn: str, conn: Connection, listening: bool) -> None:
+@pytest.mark.parametrize(
+    ("listening", "bouncer"), [(True, {}), (False, {}), (False, {"pool_mode": "session", "default_pool_size": "40"})],
+    ids=["direct listener", "poll-only", "poll-only, by session"],
+)  # fmt: skip
+async def test_every_lead_goes_its_way_once(
+    dsn: str, conn: Connection, listening: bool, bouncer: dict[str, str]
+) -> None:
     way = {"listen_url": dsn} if listening else {"listener__poll_only": "true"}
-    with pgbouncer(dsn) as between:
+    with pgbouncer(dsn, **bouncer) as between:
         async with (
             sms_engine(honours_keys=False) as engine,
             fleet(between.dsn, **engine.settings(), **way) as daemons,
