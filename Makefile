@@ -4,7 +4,7 @@ PYTHON ?= python3
 JOBS ?= 2
 PYTEST_ARGS ?=
 # Debian packages that some tests need.
-TEST_PACKAGES ?= postgresql-15-plpgsql-check
+TEST_PACKAGES ?= postgresql-15-plpgsql-check pgbouncer
 
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

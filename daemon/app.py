@@ -22,6 +22,7 @@ from daemon import __version__, db, notify, queue, schema
 from daemon.context import Context
 from daemon.db import DAEMON_SESSION, UNREACHABLE, Connection, Pool
 from daemon.engines import Engines
+from daemon.errors import SettingsError
 from daemon.ledger import Ledger
 from daemon.listener import Beat, Listener
 from daemon.log import get_logger
@@ -283,6 +284,8 @@ async def _refuses(host_dsn: str) -> bool:
         conn = await asyncpg.connect(host_dsn, timeout=db.CONNECT_TIMEOUT_S)
     except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError):
         return True
+    except asyncpg.ProtocolViolationError as error:
+        return any(words in str(error) for words in db.NOT_LET_IN)
     except (*UNREACHABLE, asyncpg.PostgresError):
         return False
     conn.terminate()
@@ -290,11 +293,13 @@ async def _refuses(host_dsn: str) -> bool:
 
 
 async def _supervised(name: str, part: Part) -> None:
-    """Run a part until it ends; one that fails is told and begun anew: no error of one ends them all."""
+    """Run a part until it ends; one that fails is told and begun anew: none ends them all, but by bad settings."""
     pauses = chain((0.1, 0.5, 1.0), repeat(5.0))
     while True:
         try:
             await part()
+        except SettingsError:
+            raise
         except Exception:  # the supervised loop
             log.exception("part failed, beginning anew", name=name)
             await asyncio.sleep(next(pauses))

@@ -40,7 +40,8 @@ def main() -> None:
     except KeyboardInterrupt:
         _leave(INTERRUPTED, "interrupted")
     except ExceptionGroup as group:
-        _leave(FAILED, _told(_first_failure(group)))
+        failure = _first_failure(group)
+        _leave(MISUSED if isinstance(failure, SettingsError) else FAILED, _told(failure))
     except _failures() as error:
         _leave(FAILED, _told(error))
 

@@ -2,8 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from importlib import resources
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import asyncpg
 import orjson
 
-from daemon.errors import DatabaseUnavailable
+from daemon.errors import DatabaseUnavailable, SettingsError
 
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[Any]
@@ -20,6 +20,14 @@ else:
 
 CONNECT_TIMEOUT_S = 4.0
 """Per host. Hosts are walked one by one: asyncpg's own walk shares one time-out and stops at "starting up"."""
+
+DIRECT = {"orchestrator.direct": "on"}
+"""A setting of ours that tells whether the settings of a session arrive."""
+NOT_KEPT = "unsupported startup parameter"
+NO_TRANSACTIONS = "transaction blocks not allowed"
+NOT_LET_IN = ("authentication failed", "no such database", "no such user")
+"""What PgBouncer says, always with the same SQLSTATE: to settings at the start of a session; with pool_mode = statement
+to BEGIN; to those whom it doesn't know."""
 
 DISCONNECTED = (
     OSError,
@@ -124,34 +132,68 @@ def hosts_of(dsn: str) -> list[str]:
     ]
 
 
-async def _connect_writable(dsn: str, options: dict[str, Any]) -> Connection:
-    conn: Connection = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_S, **options)
+async def _open(dsn: str, session: Mapping[str, str]) -> Connection:
+    """A connection with these settings; if they don't arrive, one that gets along without a session."""
+    options: dict[str, Any] = {"timeout": CONNECT_TIMEOUT_S, "command_timeout": 60}
     try:
-        if await conn.fetchval("SELECT pg_is_in_recovery()", timeout=CONNECT_TIMEOUT_S):
-            raise DatabaseUnavailable("is a standby")
-        await set_codecs(conn)
+        conn: Connection = await asyncpg.connect(dsn, server_settings={**session, **DIRECT}, **options)
+        if await _arrived(conn):
+            return conn
+        conn.terminate()
+    except asyncpg.ProtocolViolationError as error:
+        if NOT_KEPT not in str(error):
+            raise
+    from daemon import pooler  # noqa: PLC0415 - most have none
+
+    return await pooler.connect(dsn, session, **options)
+
+
+async def _arrived(conn: Connection) -> bool:
+    """Whether the session was set as we asked; a pooler may have been told to ignore that. Nothing is prepared."""
+    asked = "SELECT WHERE current_setting('orchestrator.direct', true) = 'on'"
+    with _ended_by_failure(conn):
+        return await conn.execute(asked, timeout=CONNECT_TIMEOUT_S) == "SELECT 1"
+
+
+@contextmanager
+def _ended_by_failure(conn: Connection) -> Iterator[None]:
+    try:
+        yield
     except CLIENT_CONFUSED as error:
         conn.terminate()
         raise ConnectionResetError(str(error)) from error
     except BaseException:
         conn.terminate()
         raise
+
+
+async def _connect_writable(dsn: str, session: Mapping[str, str]) -> Connection:
+    conn = await _open(dsn, session)
+    with _ended_by_failure(conn):
+        if await conn.fetchval("SELECT pg_is_in_recovery()", timeout=CONNECT_TIMEOUT_S):
+            raise DatabaseUnavailable("is a standby")
+        await set_codecs(conn)
     return conn
 
 
 async def connect(dsn: str, *, session: Mapping[str, str] | None = None) -> Connection:
     """A connection to the first host that is a writable primary."""
-    options: dict[str, Any] = {
-        "command_timeout": 60,
-        "server_settings": {"search_path": "orchestrator", **(session or {})},
-    }
+    settings = {"search_path": "orchestrator", **(session or {})}
     why = []
     for host_dsn in hosts_of(dsn):
         try:
-            return await _connect_writable(host_dsn, options)
+            return await _connect_writable(host_dsn, settings)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, DatabaseUnavailable, TimeoutError) as error:
+            _require_transactions(host_dsn, error)
             why.append(f"{display(host_dsn)}: {str(error) or type(error).__name__}")
     raise DatabaseUnavailable("can't reach Postgres: " + "; ".join(why))
+
+
+def _require_transactions(host_dsn: str, error: Exception) -> None:
+    if NO_TRANSACTIONS in str(error):
+        raise SettingsError(
+            f"{display(host_dsn)} pools single statements: set pool_mode = transaction in PgBouncer"
+        ) from error
 
 
 def display(dsn: str) -> str:
@@ -162,9 +204,14 @@ def display(dsn: str) -> str:
     return urlunsplit(parts._replace(netloc=netloc, query=query))
 
 
+def is_direct(conn: Connection) -> bool:
+    """Whether a process of the server is this connection's alone; if not, there is a pooler in between."""
+    return type(conn) is asyncpg.Connection
+
+
 def backends(connections: Iterable[Connection]) -> list[int]:
-    """The server's processes behind these connections."""
-    return [conn.get_server_pid() for conn in connections if not conn.is_closed()]
+    """The server's processes behind these connections; what a pooler says they are is made up."""
+    return [conn.get_server_pid() for conn in connections if is_direct(conn) and not conn.is_closed()]
 
 
 class Pool:

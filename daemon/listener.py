@@ -23,8 +23,18 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from daemon import __version__
-from daemon.db import CLIENT_CONFUSED, DAEMON_SESSION, UNREACHABLE, Connection, Statements, backends, connect
-from daemon.errors import LeaseLost
+from daemon.db import (
+    CLIENT_CONFUSED,
+    DAEMON_SESSION,
+    UNREACHABLE,
+    Connection,
+    Statements,
+    backends,
+    connect,
+    display,
+    is_direct,
+)
+from daemon.errors import LeaseLost, SettingsError
 from daemon.log import get_logger
 from daemon.metrics import Metrics
 
@@ -37,6 +47,11 @@ LOCK_TRIES_S = 2.0
 FIRED_AT_ONCE = 1000  # as in schema.sql
 SIGN_OFF_S = 0.5
 AGAIN_S = 0.05  # what a takeover had to skip is looked at again so soon
+
+NO_EARS = (
+    "LISTEN and the daemon's lock can't go through a pooler such as PgBouncer: set ORCHESTRATOR_LISTEN_URL to a direct"
+    " connection, or ORCHESTRATOR_LISTENER__POLL_ONLY=true"
+)
 
 log = get_logger("listener")
 
@@ -121,6 +136,8 @@ class Listener:
 
     async def _session(self) -> None:
         conn = self._conn = await connect(self.dsn, session=DAEMON_SESSION)
+        if not (self.beat.poll_only or is_direct(conn)):
+            raise SettingsError(f"{display(self.dsn)}: {NO_EARS}")
         gone = asyncio.Event()
 
         def ended(_: object) -> None:

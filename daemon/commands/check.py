@@ -14,8 +14,9 @@ from daemon import notify, schema
 from daemon.app import Pipeline, Report, check_campaign, kinds_of, registry
 from daemon.commands import access
 from daemon.commands.showing import AsJson, say_json
-from daemon.db import Connection, Statements
-from daemon.errors import DatabaseUnavailable, OrchestratorError, SchemaMismatch
+from daemon.db import Connection, Statements, is_direct
+from daemon.errors import DatabaseUnavailable, OrchestratorError, SchemaMismatch, SettingsError
+from daemon.listener import NO_EARS
 from daemon.settings import EngineSettings, Settings, describe
 from daemon.transport import health, open_session
 
@@ -82,9 +83,25 @@ def _database(settings: Settings) -> Sequence[Line]:
     try:
         with access.database(settings) as database:
             found = access.on_connection(database.dsn, partial(_look_into, settings=settings))
-    except DatabaseUnavailable as error:
+            found.append(_listener(settings, database))
+    except (DatabaseUnavailable, SettingsError) as error:
         return [Line("error", "database", str(error))]
     return [Line("ok", "database", settings.database_label), *found]
+
+
+def _listener(settings: Settings, database: access.Database) -> Line:
+    """Whether the daemon will be able to listen, which a pooler prevents."""
+    if settings.listener.poll_only:
+        return Line("ok", "listener", "poll-only: a dead daemon's work is taken over when its leases end")
+    try:
+        direct = access.on_connection(database.listen_dsn, _is_direct)
+    except (DatabaseUnavailable, SettingsError) as error:
+        return Line("error", "listener", str(error))
+    return Line("ok", "listener", "on a direct connection") if direct else Line("error", "listener", NO_EARS)
+
+
+async def _is_direct(conn: Connection) -> bool:
+    return is_direct(conn)
 
 
 async def _look_into(conn: Connection, settings: Settings) -> list[Line]:

@@ -103,7 +103,7 @@ def shell(
 ) -> None:
     """Open psql on the database."""
     with access.database(access.read_settings()) as database:
-        dsn = access.primary(database.dsn)
+        dsn = access.primary(database.listen_dsn)  # psql's session has settings, which no pooler keeps
         env = {"PGOPTIONS": "-c search_path=orchestrator,public", **programs.environment(dsn)}
         psql = programs.best_program("psql", access.on_connection(dsn, _major))
         argv = [str(psql), *(arguments or [])]
@@ -131,7 +131,7 @@ def backup(
     """Write schema and data to a file that `db restore` reads, whole or not at all; prints its name."""
     settings = access.read_settings()
     with access.database(settings) as database:
-        typer.echo(archive.write(database.dsn, file or archive.new_name(settings.home)))
+        typer.echo(archive.write(database.listen_dsn, file or archive.new_name(settings.home)))
 
 
 @group.command()
@@ -147,5 +147,5 @@ def restore(
     unknown: nobody is written to twice. Daemons have to be stopped first.
     """
     with access.database(access.read_settings()) as database:
-        for line in archive.read(database.dsn, file, replace=replace, privileges=not no_privileges):
+        for line in archive.read(database.listen_dsn, file, replace=replace, privileges=not no_privileges):
             typer.echo(line)

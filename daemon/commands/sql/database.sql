@@ -7,9 +7,10 @@ SELECT (SELECT count(*) FROM orchestrator.leads) AS leads,
 FROM orchestrator.tasks
 
 -- name: occupied
--- Daemons name their sessions `orchestrator`.
+-- Daemons name their sessions `orchestrator`. A pooler keeps them open, and named, when their daemon has gone.
 SELECT (SELECT count(*) FROM orchestrator.leads) AS leads,
-       (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'orchestrator%') AS daemons
+       (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'orchestrator%'
+          AND (application_name NOT LIKE '% pooled' OR state_change > clock_timestamp() - interval '5 seconds')) AS daemons
 
 -- name: name_backup
 UPDATE orchestrator.sending SET stopped_by = $1, reason = 'restored from ' || $2::text
