@@ -58,8 +58,14 @@ def kill(process: subprocess.Popen[str]) -> None:
 def kill_server(pid: int) -> None:
     """kill -9 the server and every process of it."""
     server = psutil.Process(pid)
-    for process in (server, *server.children(recursive=True)):
-        process.kill()
+    kill_all(server, *server.children(recursive=True))
+
+
+def kill_all(*processes: psutil.Process) -> None:
+    """kill -9 those that are still there."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def until(condition: Callable[[], object], seconds: float = 20) -> None:
@@ -154,10 +160,7 @@ def test_four_simultaneous_first_starts_share_one_server(home: Path) -> None:
 async def test_kill_9_in_the_middle_of_creation_is_harmless(home: Path, moment: str) -> None:
     first = user(home)
     until(lambda: list((home / "postgres").glob(f"new-*/{moment}")))
-    family = [psutil.Process(first.pid), *psutil.Process(first.pid).children(recursive=True)]
-    for process in family:
-        with suppress(psutil.NoSuchProcess):  # initdb's own children come and go
-            process.kill()
+    kill_all(psutil.Process(first.pid), *psutil.Process(first.pid).children(recursive=True))
     kill(first)
     assert not (home / "postgres" / "data").exists()
     with started(home) as server:
