@@ -45,11 +45,11 @@ class Committer:
     kinds: Kinds
     metrics: Metrics
     on_written: Callable[[Sequence[Attempted]], None]
+    writing: int = 0  # batches
     _at_hand: list[Attempted] = field(default_factory=list)
     _locked: dict[UUID, Waiting] = field(default_factory=dict)
     _being_written: set[UUID] = field(default_factory=set)
     _offered: asyncio.Event = field(default_factory=asyncio.Event)
-    _writing: int = 0
     _free: asyncio.Event = field(default_factory=asyncio.Event)
 
     def offer(self, attempts: Sequence[Attempted]) -> None:
@@ -66,9 +66,9 @@ class Committer:
         self._at_hand = [a for a in self._at_hand if a[0].lease_id not in leases]
         self._locked = {lease: w for lease, w in self._locked.items() if lease not in leases}
 
-    async def writing(self, most: int) -> None:
+    async def written_but(self, most: int) -> None:
         """Wait until no more batches than that are being written."""
-        while self._writing > most:
+        while self.writing > most:
             self._free.clear()
             await self._free.wait()
 
@@ -84,7 +84,7 @@ class Committer:
         while self._at_hand:
             batch = self._take()
             self._being_written.update(a[0].lease_id for a in batch)
-            self._writing += 1
+            self.writing += 1
             try:
                 await self._commit(batch)
             except BaseException:
@@ -92,7 +92,7 @@ class Committer:
                 raise
             finally:
                 self._being_written.difference_update(a[0].lease_id for a in batch)
-                self._writing -= 1
+                self.writing -= 1
                 self._free.set()
 
     def _take(self) -> list[Attempted]:

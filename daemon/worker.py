@@ -108,9 +108,11 @@ class Worker:
         Unless there is more than one batch of it already, or engines wait for calls. A write that takes long is no
         reason to wait: an opt-out may be among what comes.
         """
-        with suppress(TimeoutError):
-            async with asyncio.timeout(GATHER_S):
-                await self.committer.writing(most=1 if more or self.attempts.calls.total() else 0)
+        most = 1 if more or self.attempts.calls.total() else 0
+        if self.committer.writing > most:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GATHER_S):
+                    await self.committer.written_but(most)
 
     async def _wait(self) -> None:
         try:

@@ -6,16 +6,15 @@ from tests.bench.driver import Arena, Bench
 from tests.bench.figures import Aim, Row, share
 
 LEADS, PER_S = 300, 20
-BELOW = (Aim(1, None, "pgqueuer", at_most=True), Aim(1, None, "procrastinate", at_most=True))
-HALF = Aim(0.5, None, "pgqueuer", at_most=True)
-"""What 1 ms is of the 2 ms that pgqueuer takes on the machine that this limit is meant for."""
+BELOW = (Aim(1, 0.5, "pgqueuer", at_most=True), Aim(1, None, "procrastinate", at_most=True))
+"""Half: what 1 ms is of the 2 ms that pgqueuer takes on the machine for which the goal in milliseconds is meant."""
 
 
 async def latencies(bench: Bench) -> list[Row]:
     """Commit acknowledged -> handler, at 20 leads/s."""
     what = f"commit → handler at {PER_S} leads/s"
-    middle = Row("latency", f"{what}, p50", "ms", (Aim(None, 1.0, at_most=True), HALF, *BELOW))
-    tail = Row("latency", f"{what}, p99", "ms", (Aim(3.0, at_most=True), *BELOW))
+    middle = Row("latency", f"{what}, p50", "ms", (Aim(None, 1.0, at_most=True), *BELOW))
+    tail = Row("latency", f"{what}, p99", "ms", (Aim(None, 3.0, at_most=True), *BELOW))
     for names in bench.each():
         found = {}
         for name in names:
